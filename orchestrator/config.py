@@ -1,0 +1,116 @@
+"""Hydra's configuration to checked settings. The only code that sees omegaconf."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from workers import plugins
+from workers.errors import InputError
+from workers.protocol import is_name
+
+OUTPUTS = ("text", "json", "csv", "markdown")
+POOLS = ("ray", "local")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One command's configuration. `models` holds the files' values, not yet pinned."""
+
+    verb: str
+    models: Mapping[str, Mapping[str, Any]]
+    benchmarks: tuple[str, ...] | None
+    data: Mapping[str, str]
+    rule: str | None
+    store: str
+    output: str
+    pool: str
+    ray_address: str
+    workers: int | None
+    device: str
+    shard_rows: int
+
+
+def settings(config: DictConfig) -> Settings:
+    """Checked settings with absolute paths; `InputError` names the key that is wrong."""
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+    outputs = (*OUTPUTS, "jsonl") if values["verb"] == "scores" else OUTPUTS
+    _choice("output", values["output"], outputs)
+    _choice("pool", values["pool"], POOLS)
+    _choice("device", values["device"], DEVICES)
+    return Settings(
+        verb=values["verb"],
+        models=_models(values["models"]),
+        benchmarks=_names(values["benchmarks"]),
+        data=_data(values["data"]),
+        rule=values["rule"],
+        store=_store(values["store"], values["ray"]["address"]),
+        output=values["output"],
+        pool=values["pool"],
+        ray_address=values["ray"]["address"] or "",
+        workers=_count("workers", values["workers"]) if values["workers"] is not None else None,
+        device=values["device"],
+        shard_rows=_count("shard_rows", values["shard_rows"]),
+    )
+
+
+def _choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{key}={value}: must be one of {', '.join(choices)}")
+
+
+def _count(key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{key}={value}: must be a whole number of at least 1")
+    return value
+
+
+def _models(values: Any) -> dict[str, Mapping[str, Any]]:
+    for name, entry in (values or {}).items():
+        if not isinstance(entry, Mapping):
+            raise InputError(f"models.{name}: must hold keys such as path and family, found {entry!r}")
+    return {str(name): entry for name, entry in (values or {}).items()}
+
+
+def _names(values: Any) -> tuple[str, ...] | None:
+    if values is None:
+        return None
+    names = tuple(str(value) for value in ([values] if isinstance(values, str) else values))
+    if not names:
+        raise InputError("benchmarks=[]: name at least one, for example benchmarks=[rewardbench]")
+    for name in names:
+        if not is_name(name):
+            raise InputError(f"benchmarks: {name!r} is not a name")
+    return tuple(dict.fromkeys(names))
+
+
+def _data(values: Any) -> dict[str, str]:
+    known = plugins.available("orchestrator.benchmarks")
+    for name, path in (values or {}).items():
+        if name not in known and "." not in name:
+            raise InputError(f"data.{name}: {plugins.unknown(name, known, 'benchmark')}")
+        if not isinstance(path, str):
+            raise InputError(f"data.{name}={path}: must be the path of a file")
+    return {name: str(Path(path).expanduser().absolute()) for name, path in (values or {}).items()}
+
+
+def _store(value: Any, address: Any) -> str:
+    """A URI as it is, a folder as an absolute path: workers elsewhere must mean the same place."""
+    if not isinstance(value, str) or not value:
+        raise InputError(f"store={value}: must be a folder or a URI such as s3://bucket/prefix")
+    if "://" in value:
+        return value
+    path = Path(value).expanduser()
+    if address and not path.is_absolute():
+        raise InputError(f"store={value}: with ray.address the store must be a URI or an absolute path that every node sees")
+    return os.path.abspath(path)

@@ -1,0 +1,205 @@
+"""Preference files of any common format to rows, and rows to checked fields.
+
+Reads jsonl, jsonl.gz, json, csv, parquet and folders saved by `datasets`. Every complaint is an `InputError`
+that names the file, the row and what to do.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from workers.errors import InputError
+from workers.protocol import Message
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record of a file; `where` names it for an error message."""
+
+    where: str
+    number: int
+    values: Mapping[str, Any]
+
+    def fail(self, problem: str) -> InputError:
+        """The error for a problem with this row."""
+        return InputError(f"{self.where}: {problem}")
+
+
+def read(path: str) -> Iterator[Row]:
+    """The rows of a file or folder; `InputError` where it is missing, damaged or empty."""
+    file = Path(path)
+    if not file.exists():
+        raise InputError(f"{path}: no such file; check the path (relative paths start where the command runs)")
+    reader = _saved_dataset if file.is_dir() else _reader(file)
+    empty = True
+    try:
+        for row in reader(file):
+            empty = False
+            yield row
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"{path}: the compressed file ends early or is damaged; copy it again") from error
+    except gzip.BadGzipFile as error:
+        raise InputError(f"{path}: not a gzip file, though its name ends in .gz") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if empty:
+        raise InputError(f"{path}: holds no rows; a preference file needs prompt, chosen and rejected")
+
+
+def from_hub(benchmark: str, repository: str, revision: str, file: str, sha256: str) -> str:
+    """The local path of a hub data set's file at a pinned commit, its bytes checked."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(repository, file, repo_type="dataset", revision=revision)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"benchmark {benchmark}: cannot fetch {repository} at {revision[:12]} from the hub ({reason}); "
+            f"give a local copy: data.{benchmark}=FILE"
+        ) from error
+    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    if found != sha256:
+        raise InputError(f"{path}: SHA-256 is {found[:12]}..., expected {sha256[:12]}...; delete it and try again")
+    return path
+
+
+def _reader(file: Path) -> Callable[[Path], Iterator[Row]]:
+    readers = {
+        ".jsonl": _json_lines,
+        ".jsonl.gz": _json_lines,
+        ".json": _json,
+        ".json.gz": _json,
+        ".csv": _csv,
+        ".parquet": _parquet,
+    }
+    for suffix, reader in readers.items():
+        if file.name.lower().endswith(suffix):
+            return reader
+    raise InputError(f"{file}: unknown kind of file; known: {', '.join(readers)}, or a folder saved by datasets")
+
+
+def _open(file: Path) -> IO[str]:
+    if file.name.lower().endswith(".gz"):
+        return gzip.open(file, "rt", encoding="utf-8")
+    return file.open(encoding="utf-8")
+
+
+def _json_lines(file: Path) -> Iterator[Row]:
+    with _open(file) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _record(file, number, _loads(line, f"{file}, line {number}"), "line")
+
+
+def _json(file: Path) -> Iterator[Row]:
+    with _open(file) as stream:
+        rows = _loads(stream.read(), str(file))
+    if not isinstance(rows, list):
+        raise InputError(f"{file}: a JSON file must hold one list of rows; found {type(rows).__name__}")
+    for number, values in enumerate(rows, 1):
+        yield _record(file, number, values, "row")
+
+
+def _loads(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON ({error.msg} at character {error.pos})") from error
+
+
+def _csv(file: Path) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)
+    with file.open(encoding="utf-8", newline="") as stream:
+        try:
+            for number, values in enumerate(csv.DictReader(stream, strict=True), 2):
+                yield _record(file, number, values, "row")
+        except csv.Error as error:
+            raise InputError(f"{file}: not a valid CSV file ({error})") from error
+
+
+def _parquet(file: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(file).to_pylist()
+    except pa.ArrowException as error:
+        raise InputError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+    for number, values in enumerate(rows, 1):
+        yield _record(file, number, values, "row")
+
+
+def _saved_dataset(folder: Path) -> Iterator[Row]:
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise InputError(f"{folder}: not a folder saved by datasets.save_to_disk") from error
+    splits = saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]
+    rows = (values for split in splits for values in split)
+    for number, values in enumerate(rows, 1):
+        yield _record(folder, number, values, "row")
+
+
+def _record(file: Path, number: int, values: Any, unit: str) -> Row:
+    where = f"{file}, {unit} {number}"
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: a row must be an object with prompt, chosen and rejected")
+    return Row(where, number, values)
+
+
+def text(row: Row, name: str) -> str:
+    """A field that must be text."""
+    value = row.values.get(name)
+    if value is None:
+        raise row.fail(f"{name!r} is missing; every row needs it")
+    if not isinstance(value, str):
+        raise row.fail(f"{name!r} must be text, found {type(value).__name__}")
+    return value
+
+
+def identifier(row: Row) -> str:
+    """The row's id as text; its number in the file where there is none."""
+    if "id" not in row.values:
+        return str(row.number)
+    value = row.values["id"]
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        raise row.fail("'id' is missing or NaN; give every row an id, or none of them")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise row.fail(f"'id' must be a number or text, found {type(value).__name__}")
+    return str(value)
+
+
+def messages(row: Row, name: str) -> tuple[Message, ...] | None:
+    """A field as a conversation; None when it is plain text."""
+    value = row.values.get(name)
+    if value is None or isinstance(value, str):
+        return None
+    if not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
+        raise row.fail(f"{name!r} must be text or a list of messages, found {type(value).__name__}")
+    return tuple(_message(row, name, turn) for turn in value)
+
+
+def _message(row: Row, name: str, turn: Any) -> Message:
+    role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
+    if not isinstance(content, str) or role not in ROLES:
+        raise row.fail(f"{name!r} must hold messages with a 'role' ({', '.join(ROLES)}) and a text 'content'")
+    return Message(role, content)

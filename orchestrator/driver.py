@@ -1,0 +1,42 @@
+"""The loop between the scheduler and a pool. It holds no scores: killed anywhere, only shards in flight are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from orchestrator.scheduler import Capacity, Command, Event, Scheduler
+
+TICK_SECONDS = 0.5
+
+
+class Pool(Protocol):
+    """Where workers run. Two methods carry a run; `close` ends every worker that is left."""
+
+    def perform(self, command: Command) -> None:
+        """Do what the scheduler said, without waiting for it."""
+
+    def next_event(self, timeout: float) -> Event | None:
+        """The next thing that happened, None when nothing did within `timeout` seconds."""
+
+    def capacity(self) -> Capacity:
+        """The resources that workers can take."""
+
+    def close(self) -> None:
+        """End everything."""
+
+
+def run(scheduler: Scheduler, pool: Pool, observe: Callable[[Event | None], None]) -> None:
+    """Drive the scheduler to its end; `observe` sees every event after the scheduler has handled it.
+
+    The caller closes the pool, also when this raises.
+    """
+    commands = scheduler.begin()
+    while True:
+        for command in commands:
+            pool.perform(command)
+        if scheduler.finished:
+            return
+        event = pool.next_event(TICK_SECONDS)
+        commands = scheduler.handle(event) if event is not None else []
+        observe(event)

@@ -1,0 +1,187 @@
+"""The verbs `plan` and `run`: load, plan, schedule, execute, reduce."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from orchestrator import driver, provenance, records, tables
+from orchestrator.benchmarks import Benchmark, Example, find
+from orchestrator.config import Settings
+from orchestrator.driver import Pool
+from orchestrator.leaderboards import print_board, save_boards
+from orchestrator.local_pool import LocalPool
+from orchestrator.paths import CONF_DIR
+from orchestrator.pin import cuda_here, pin_model
+from orchestrator.plan import Plan, make_plan
+from orchestrator.progress import Progress, say
+from orchestrator.records import Account, Failure, Outcome, Run
+from orchestrator.scheduler import Scheduler
+from orchestrator.stores import Store, Stream, open_store
+from workers.errors import InputError
+from workers.protocol import Model, Request
+
+OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before anything is computed."""
+
+    models: tuple[Model, ...]
+    benchmarks: Mapping[str, tuple[Benchmark, list[Example]]]
+    plan: Plan
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same clean stop as Ctrl-C."""
+
+
+def plan(settings: Settings) -> int:
+    """Print what `run` would do; nothing is written."""
+    store = open_store(settings.store)
+    prepared = _prepare(settings, store)
+    print(tables.plan(prepared.plan, settings.output))
+    return OK
+
+
+def run(settings: Settings) -> int:
+    """Score what is owed, then print the leaderboard. The exit code tells whether everything was scored."""
+    run_id = provenance.new_run_id()
+    facts = provenance.capture(run_id)
+    store = open_store(settings.store, facts)
+    prepared = _prepare(settings, store)
+    for benchmark, _ in prepared.benchmarks.values():
+        benchmark.rule(settings.rule)
+    store.prepare()
+    hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
+    todo = prepared.plan
+    record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
+    records.save_run(store, record)
+    outcome = _execute(settings, store, todo) if todo.owed else _nothing_owed(todo)
+    records.save_outcome(store, run_id, outcome)
+    if outcome.state != "done":
+        return _stopped(settings, outcome)
+    names = [model.name for model in prepared.models]
+    for name in hashes:
+        saved = save_boards(store, settings, name)
+        print_board(store, settings, name, names)
+        say(f"measurements: {settings.store}/measurements   tables and page: {saved}")
+    return FAILED if outcome.failures else OK
+
+
+def _prepare(settings: Settings, store: Store) -> Prepared:
+    """Load the data, pin the models, see what the store has."""
+    if not settings.models:
+        known = ", ".join(sorted(file.stem for file in (CONF_DIR / "model").glob("*.yaml"))[:12])
+        raise InputError(f"no model: give model=[name,...] ({known}, ...), suite=NAME or +models.mine.path=DIR +models.mine.family=scalar")
+    benchmarks = {name: load_benchmark(settings, name) for name in settings.benchmarks or ("rewardbench",)}
+    cuda = _uses_cuda(settings)
+    models = tuple(pin_model(name, entry, cuda) for name, entry in settings.models.items())
+    fingerprints = {spec.fingerprint for model in models for spec in model.streams}
+    streams = {fingerprint: store.read(fingerprint) for fingerprint in fingerprints}
+    _report_damage(streams.values())
+    earlier = {
+        spec.name: spec.identity for run in records.load_runs(store) for model in run.models for spec in model.streams
+    }
+    examples = {name: rows for name, (_, rows) in benchmarks.items()}
+    present = {fingerprint: stream.rows.keys() for fingerprint, stream in streams.items()}
+    return Prepared(models, benchmarks, make_plan(models, examples, present, earlier, settings.shard_rows))
+
+
+def load_benchmark(settings: Settings, name: str) -> tuple[Benchmark, list[Example]]:
+    """A benchmark and its examples, from `data.<name>` or its pinned source."""
+    benchmark = find(name)
+    return benchmark, benchmark.load(settings.data.get(name))
+
+
+def _uses_cuda(settings: Settings) -> bool:
+    """Whether models go on GPUs: as configured, else whether the cluster, or this machine, has some."""
+    if settings.device != "auto":
+        return settings.device == "cuda"
+    if settings.pool == "ray" and settings.ray_address:
+        from orchestrator.ray_pool import cluster_gpus
+
+        return cluster_gpus(settings.ray_address) > 0
+    return cuda_here()
+
+
+def _report_damage(streams: Iterable[Stream]) -> None:
+    for stream in streams:
+        for problem in stream.damaged:
+            say(f"warning: {problem}; its rows count as absent and are scored again")
+        if stream.conflicts:
+            say(f"warning: {stream.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
+
+
+def _nothing_owed(todo: Plan) -> Outcome:
+    say(f"nothing to score: all {todo.total} measurements are in the store")
+    return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0), ())
+
+
+def _execute(settings: Settings, store: Store, todo: Plan) -> Outcome:
+    """Drive the pool until nothing is owed, or the user stops it; the account adds up in either case."""
+    requests = {name: stream.owed for name, stream in todo.streams.items()}
+    pool: Pool | None = None
+    scheduler: Scheduler | None = None
+    state = "done"
+    with _sigterm_as_interrupt(), Progress(todo) as progress:
+        try:
+            pool = _pool(settings, store, requests)
+            scheduler = Scheduler(todo.streams.values(), pool.capacity())
+            progress.follow(scheduler)
+            driver.run(scheduler, pool, progress.observe)
+        except KeyboardInterrupt:
+            state = "interrupted"
+        finally:
+            if pool is not None:
+                pool.close()
+    if scheduler is not None and scheduler.aborted is not None:
+        say(f"error: {scheduler.aborted}")
+        state = "aborted"
+    return _outcome(state, todo, scheduler)
+
+
+def _pool(settings: Settings, store: Store, requests: Mapping[str, Sequence[Request]]) -> Pool:
+    if settings.pool == "local":
+        return LocalPool(store.write, requests, gpus=int(_uses_cuda(settings)))
+    from orchestrator.ray_pool import RayPool
+
+    return RayPool(store.write, requests, settings.ray_address, settings.workers)
+
+
+def _outcome(state: str, todo: Plan, scheduler: Scheduler | None) -> Outcome:
+    streams = list(scheduler.streams.values()) if scheduler is not None else []
+    scored = sum(stream.done for stream in streams)
+    failures = [
+        Failure(stream.spec.name, sum(len(shard.requests) for shard, why in stream.failures if why == reason), reason)
+        for stream in streams
+        for reason in dict.fromkeys(why for _, why in stream.failures)
+    ]
+    failed = sum(failure.rows for failure in failures)
+    account = Account(todo.total, scored, todo.total - todo.owed, failed)
+    return Outcome(state, provenance.now(), account, tuple(failures))
+
+
+def _stopped(settings: Settings, outcome: Outcome) -> int:
+    account = outcome.account
+    say(
+        f"{outcome.state}: {account.scored + account.reused} of {account.asked} measurements are in {settings.store}; "
+        "run the same command again to resume"
+    )
+    return INTERRUPTED if outcome.state == "interrupted" else FAILED
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    def stop(number: int, frame: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+

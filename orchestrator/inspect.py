@@ -1,0 +1,164 @@
+"""The verbs `status` and `verify`: what a store holds, and whether it can be trusted. Both need only the store."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator import records
+from orchestrator.config import Settings
+from orchestrator.leaderboards import existing_store
+from orchestrator.plan import make_plan
+from orchestrator.progress import say
+from orchestrator.records import Run
+from orchestrator.stores import Store
+from orchestrator.stores.parquet import check_keys, read_part
+from workers import plugins
+from workers.errors import StoreError, SweepError
+from workers.protocol import Measurement, ModelSpec, Request, digest
+
+SAMPLE = 16
+"""Rows a model whose tokens `verify` renders again."""
+
+
+def status(settings: Settings) -> int:
+    """Print the runs of a store, and what the latest one still owes."""
+    store = existing_store(settings)
+    runs = records.load_runs(store)
+    found = [_run_json(run) for run in runs]
+    models = _progress(store, runs[-1]) if runs else []
+    if settings.output == "json":
+        print(json.dumps({"store": store.uri, "runs": found, "models": models}, indent=1, ensure_ascii=False))
+        return 0
+    for run in found:
+        account = run["account"]
+        counts = ", ".join(f"{name} {count}" for name, count in account.items()) if account else f"asked {run['asked']}"
+        print(f"run {run['id']}  {run['state']}  {'+'.join(run['benchmarks'])}  {counts}")
+    print()
+    for model in models:
+        missing = model["wanted"] - model["present"]
+        state = "complete" if not missing else f"{missing} missing"
+        failure = f"  failed: {model['failure']}" if model["failure"] else ""
+        print(f"{model['model']}: {model['present']} of {model['wanted']} measurements, {state}{failure}")
+    return 0
+
+
+def _run_json(run: Run) -> dict[str, Any]:
+    outcome = run.outcome
+    return {
+        "id": run.id,
+        "started": run.started,
+        "ended": outcome.ended if outcome else None,
+        "state": outcome.state if outcome else "running or killed",
+        "benchmarks": sorted(run.benchmarks),
+        "models": [model.name for model in run.models],
+        "asked": run.asked,
+        "account": asdict(outcome.account) if outcome else None,
+        "failures": [asdict(failure) for failure in outcome.failures] if outcome else [],
+    }
+
+
+def _progress(store: Store, run: Run) -> list[dict[str, Any]]:
+    """What the store has of everything that a run asked for, a record a stream."""
+    examples = {name: records.load_examples(store, name, rows) for name, rows in run.benchmarks.items()}
+    fingerprints = {spec.fingerprint for model in run.models for spec in model.streams}
+    present = {fingerprint: store.read(fingerprint).rows.keys() for fingerprint in fingerprints}
+    plan = make_plan(run.models, examples, present, {}, shard_rows=1)
+    reasons = records.latest_failures([run])
+    return [
+        {
+            "model": stream.spec.name,
+            "fingerprint": fingerprint,
+            "wanted": stream.total,
+            "present": stream.reused,
+            "failure": reasons.get(stream.spec.name) if stream.owed else None,
+        }
+        for fingerprint, stream in plan.streams.items()
+    ]
+
+
+def verify(settings: Settings) -> int:
+    """Check every part, name what is wrong, and return 1 if anything is."""
+    store = existing_store(settings)
+    problems: list[str] = []
+    parts = rows = 0
+    specs: dict[str, ModelSpec] = {}
+    for path in store.list("measurements"):
+        fingerprint = path.split("/")[1]
+        try:
+            found, footer = read_part(store.load(path) or b"", path)
+        except StoreError as error:
+            problems.append(str(error))
+            continue
+        parts, rows = parts + 1, rows + len(found)
+        problems += [f"{path}: {problem}" for problem in _part_problems(found, footer, fingerprint)]
+    problems += _conflicts(store)
+    known = _known_requests(store, problems, specs)
+    checked = 0
+    for fingerprint in store.fingerprints():
+        count, wrong = _token_problems(store, specs.get(fingerprint), known)
+        checked, problems = checked + count, problems + wrong
+    for problem in problems:
+        say(f"problem: {problem}")
+    summary = {"parts": parts, "rows": rows, "tokens_checked": checked, "problems": problems}
+    if settings.output == "json":
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        print(f"{parts} parts, {rows} rows, tokens of {checked} rows rendered again: {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _part_problems(rows: Sequence[Measurement], footer: Mapping[str, Any], fingerprint: str) -> Iterator[str]:
+    if digest(footer["identity"]) != fingerprint:
+        yield "its folder is not the fingerprint of the identity in its footer"
+    wrong = check_keys(rows, fingerprint)
+    if wrong:
+        yield f"{wrong} of {len(rows)} rows carry a key that is not theirs"
+
+
+def _conflicts(store: Store) -> list[str]:
+    conflicts = {fingerprint: store.read(fingerprint).conflicts for fingerprint in store.fingerprints()}
+    return [f"measurements/{name}: {count} rows scored twice with different values" for name, count in conflicts.items() if count]
+
+
+def _known_requests(store: Store, problems: list[str], specs: dict[str, ModelSpec]) -> dict[str, Request]:
+    """Every request that the store's runs asked for, by digest; collects the specs on the way."""
+    requests: dict[str, Request] = {}
+    try:
+        runs = records.load_runs(store)
+    except StoreError as error:
+        problems.append(str(error))
+        return requests
+    pairs = {(name, rows) for run in runs for name, rows in run.benchmarks.items()}
+    for run in runs:
+        specs.update({spec.fingerprint: spec for model in run.models for spec in model.streams})
+    models = list({model.family: model for run in runs for model in run.models}.values())
+    for name, rows in sorted(pairs):
+        try:
+            examples = records.load_examples(store, name, rows)
+        except StoreError as error:
+            problems.append(str(error))
+            continue
+        plan = make_plan(models, {name: examples}, {}, {}, shard_rows=1)
+        requests.update({request.digest: request for stream in plan.streams.values() for request in stream.owed})
+    return requests
+
+
+def _token_problems(store: Store, spec: ModelSpec | None, known: Mapping[str, Request]) -> tuple[int, list[str]]:
+    """Render a sample of a model's rows again and compare the hashes of the token ids."""
+    if spec is None:
+        return 0, []
+    rows = [row for row in store.read(spec.fingerprint).rows.values() if row.request in known]
+    sample = random.Random(spec.fingerprint).sample(rows, min(SAMPLE, len(rows)))
+    try:
+        engine = plugins.resolve("workers.engines", spec.engine)
+        hashes = engine.token_hashes(spec, [known[row.request] for row in sample])
+    except (SweepError, ImportError) as error:
+        say(f"note: {spec.name}: its tokens cannot be rendered here, so they were not checked ({error})")
+        return 0, []
+    wrong = sum(row.token_hash != found for row, found in zip(sample, hashes, strict=True))
+    problem = f"model {spec.name}: {wrong} of {len(sample)} rows were computed from other tokens than its tokenizer gives now"
+    return len(sample), [problem] if wrong else []

@@ -1,0 +1,157 @@
+"""From a store to leaderboards: reads records and measurements, reduces, prints and keeps tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from orchestrator import records, tables
+from orchestrator.benchmarks import Benchmark, Example, data_hash, find
+from orchestrator.config import Settings
+from orchestrator.plan import wanted
+from orchestrator.records import Run
+from orchestrator.reducer import Leaderboard, Lookup, ScoredRow, reduce, score_rows
+from orchestrator.site import page
+from orchestrator.stores import Store, open_store
+from workers import plugins
+from workers.errors import InputError
+from workers.protocol import Measurement, Model, is_name
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A benchmark as a store knows it: its rows and the models that were run on it."""
+
+    benchmark: Benchmark
+    data_hash: str
+    examples: Sequence[Example]
+    models: Mapping[str, Model]
+    failures: Mapping[str, str]
+
+
+def leaderboard(settings: Settings) -> int:
+    """The verb: print the leaderboard of every selected benchmark."""
+    store = existing_store(settings)
+    names = selected_benchmarks(settings, records.load_runs(store))
+    boards = [board(store, settings, name, list(settings.models)) for name in names]
+    print(tables.boards(boards, settings.output))
+    return 0
+
+
+def scores(settings: Settings) -> int:
+    """The verb: print one line a response."""
+    store = existing_store(settings)
+    for name in selected_benchmarks(settings, records.load_runs(store)):
+        tables.print_scores(score_lines(store, settings, name), settings.output)
+    return 0
+
+
+def print_board(store: Store, settings: Settings, benchmark: str, models: Sequence[str]) -> None:
+    """Print the leaderboard of some models."""
+    print(tables.boards([board(store, settings, benchmark, models)], settings.output))
+
+
+def save_boards(store: Store, settings: Settings, benchmark: str) -> str:
+    """Write the leaderboard of all models in the store as tables and a page; the folder's path."""
+    made = board(store, settings, benchmark, [])
+    if not is_name(made.rule):
+        raise InputError(f"rule {made.rule!r} cannot name a folder")
+    folder = f"leaderboards/{benchmark}/{made.rule}"
+    files = {
+        "leaderboard.json": tables.as_json([made]).encode(),
+        "leaderboard.csv": tables.as_csv([made]).encode(),
+        "leaderboard.md": tables.as_markdown(made).encode(),
+        "leaderboard.parquet": tables.as_parquet(made),
+        "index.html": page(made).encode(),
+    }
+    for name, content in files.items():
+        store.save(f"{folder}/{name}", content)
+    return f"{store.uri}/{folder}"
+
+
+def existing_store(settings: Settings) -> Store:
+    """The store, which must exist."""
+    store: Store = open_store(settings.store)
+    if not store.exists():
+        raise InputError(f"store={settings.store}: no store there; run `rewardsweep run ... store=...` first")
+    return store
+
+
+def selected_benchmarks(settings: Settings, runs: Sequence[Run]) -> list[str]:
+    """The configured benchmarks, else all that the store has runs of."""
+    known = sorted({name for run in runs for name in run.benchmarks})
+    for name in settings.benchmarks or ():
+        if name not in known:
+            raise InputError(f"store={settings.store}: {plugins.unknown(name, known, 'benchmark')}; run it first")
+    if not known:
+        raise InputError(f"store={settings.store}: holds no runs; run `rewardsweep run ...` first")
+    return list(settings.benchmarks or known)
+
+
+def scored(store: Store, settings: Settings, name: str) -> Scored:
+    """What the store knows of a benchmark: the rows of `data.<name>` if given, else those of its latest run."""
+    runs = records.load_runs(store)
+    benchmark = find(name)
+    if name in settings.data:
+        examples = benchmark.load(settings.data[name])
+        rows = data_hash(examples)
+    else:
+        rows = [run for run in runs if name in run.benchmarks][-1].benchmarks[name]
+        examples = records.load_examples(store, name, rows)
+    models = records.latest_models(runs, name)
+    return Scored(benchmark, rows, examples, models, records.latest_failures(runs))
+
+
+def board(store: Store, settings: Settings, name: str, models: Sequence[str]) -> Leaderboard:
+    """The leaderboard of a benchmark; all models of the store unless some are named."""
+    found = scored(store, settings, name)
+    chosen = choose(settings, found.models, models)
+    rule = found.benchmark.rule(settings.rule)
+    return reduce(chosen, name, rule, found.data_hash, found.examples, lookup(store), found.failures)
+
+
+def choose(settings: Settings, models: Mapping[str, Model], names: Sequence[str]) -> list[Model]:
+    """The named models, all if none is named; `InputError` for one that was never run."""
+    for name in names:
+        if name not in models:
+            raise InputError(f"store={settings.store}: {plugins.unknown(name, sorted(models), 'model')}; run it first")
+    return [model for name, model in models.items() if not names or name in names]
+
+
+def lookup(store: Store) -> Lookup:
+    """Measurements by fingerprint, each read once."""
+
+    @cache
+    def rows(fingerprint: str) -> Mapping[str, Measurement]:
+        return store.read(fingerprint).rows
+
+    return rows
+
+
+def score_lines(store: Store, settings: Settings, name: str) -> Iterator[dict[str, Any]]:
+    """One record a response; the score is None where it is missing."""
+    found = scored(store, settings, name)
+    models = choose(settings, found.models, list(settings.models))
+    needs = {kind: wanted(kind, found.examples) for kind in {model.family for model in models}}
+    for model in models:
+        for row in score_rows(model, needs[model.family], lookup(store)):
+            for response in range(len(row.example.responses)):
+                yield _score_line(model, name, row, response)
+
+
+def _score_line(model: Model, benchmark: str, row: ScoredRow, response: int) -> dict[str, Any]:
+    """A response's own measurement, or the one that all responses share."""
+    measurement = row.measurements[min(response, len(row.measurements) - 1)]
+    return {
+        "model": model.name,
+        "benchmark": benchmark,
+        "subset": row.example.subset,
+        "id": row.example.id,
+        "response": response,
+        "kind": measurement.kind if measurement else None,
+        "score": row.scores[response] if row.scores is not None else None,
+        "tokens": measurement.num_tokens if measurement else None,
+        "truncated": measurement.truncated if measurement else None,
+    }

@@ -1,0 +1,60 @@
+"""A pool in this process: one thing at a time, for debugging and tests. The twin of `ray_pool`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from orchestrator.scheduler import Assign, Capacity, Command, Done, Event, Failed, Lint, Linted, Load, Ready, Start, Stop
+from workers.actor import Sink, Worker
+from workers.errors import EngineError, SweepError, boundary
+from workers.protocol import Request
+
+
+class LocalPool:
+    """Runs each command when its result is asked for; `gpus` is what the models may count on."""
+
+    def __init__(self, sink: Sink, requests: Mapping[str, Sequence[Request]], gpus: int) -> None:
+        self._sink = sink
+        self._requests = requests
+        self._gpus = gpus
+        self._workers: dict[int, Worker] = {}
+        self._tasks: deque[tuple[int, Callable[[], Event]]] = deque()
+
+    def perform(self, command: Command) -> None:
+        """Queue the command; `Start` and `Stop` act at once."""
+        match command:
+            case Start(number, spec):
+                self._workers[number] = Worker(spec, self._sink)
+            case Lint(number, stream):
+                worker, requests = self._workers[number], self._requests[stream]
+                self._tasks.append((number, lambda: Linted(number, tuple(worker.lint(requests)))))
+            case Load(number):
+                worker = self._workers[number]
+                self._tasks.append((number, lambda: Ready(number, worker.load())))
+            case Assign(number, shard):
+                worker = self._workers[number]
+                self._tasks.append((number, lambda: Done(number, worker.score(shard))))
+            case Stop(number):
+                self._workers.pop(number).close()
+                self._tasks = deque(task for task in self._tasks if task[0] != number)
+
+    def next_event(self, timeout: float) -> Event | None:
+        """Run the oldest queued command and report how it ended."""
+        number, task = self._tasks.popleft()
+        try:
+            with boundary(EngineError, f"worker {number}"):
+                return task()
+        except SweepError as error:
+            return Failed(number, error)
+
+    def capacity(self) -> Capacity:
+        """One worker at a time."""
+        return Capacity(cpus=1, gpus=self._gpus)
+
+    def close(self) -> None:
+        """Drop all weights."""
+        for worker in self._workers.values():
+            worker.close()
+        self._workers.clear()
+        self._tasks.clear()

@@ -1,0 +1,161 @@
+"""Pure: what is owed, why, and in which shards.
+
+What is owed is a set difference, wanted minus present, so it needs no tokenizer. Resuming, adding a model and
+a nightly run are the same operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.benchmarks import Example
+from workers import plugins
+from workers.protocol import FamilyModule, Model, ModelSpec, Request, Shard
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one example needs of one model: requests, each with the position of its stream."""
+
+    example: Example
+    requests: tuple[tuple[int, Request], ...]
+
+
+@dataclass(frozen=True)
+class StreamPlan:
+    """One stream of measurements: all requests it is asked for, and those that are owed.
+
+    `subsets` tells for each owed request where it occurs, as `benchmark/subset`.
+    """
+
+    spec: ModelSpec
+    total: int
+    owed: tuple[Request, ...]
+    subsets: tuple[str, ...]
+    reason: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def reused(self) -> int:
+        """Measurements that the store already has."""
+        return self.total - len(self.owed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do, by fingerprint of the stream."""
+
+    streams: Mapping[str, StreamPlan]
+
+    @property
+    def total(self) -> int:
+        """Measurements asked for."""
+        return sum(stream.total for stream in self.streams.values())
+
+    @property
+    def owed(self) -> int:
+        """Measurements to be made."""
+        return sum(len(stream.owed) for stream in self.streams.values())
+
+
+def family(name: str) -> FamilyModule:
+    """The family's module; `InputError` lists what exists."""
+    module: Any = plugins.resolve("workers.families", name)
+    return module  # type: ignore[no-any-return]
+
+
+def wanted(family_name: str, examples: Iterable[Example]) -> list[Wanted]:
+    """The requests of all examples for a family, in the order of the examples."""
+    module = family(family_name)
+    return [Wanted(row, tuple(module.wanted(row.prompt, row.responses))) for row in examples]
+
+
+def make_plan(
+    models: Sequence[Model],
+    benchmarks: Mapping[str, Sequence[Example]],
+    present: Mapping[str, AbstractSet[str]],
+    earlier: Mapping[str, Mapping[str, Any]],
+    shard_rows: int,
+) -> Plan:
+    """The plan for all models over all benchmarks.
+
+    `present` holds the digests of the requests that each fingerprint has, `earlier` the identity under which
+    each stream's name was last seen. A text that occurs twice is owed once.
+    """
+    requests: dict[str, dict[str, Request]] = {}
+    places: dict[str, dict[str, str]] = {}
+    specs: dict[str, ModelSpec] = {}
+    needs = {
+        (name, kind): wanted(kind, rows) for kind in {model.family for model in models} for name, rows in benchmarks.items()
+    }
+    for model in models:
+        for name in benchmarks:
+            for row in needs[name, model.family]:
+                for stream, request in row.requests:
+                    spec = model.streams[stream]
+                    specs.setdefault(spec.fingerprint, spec)
+                    requests.setdefault(spec.fingerprint, {}).setdefault(request.digest, request)
+                    places.setdefault(spec.fingerprint, {}).setdefault(request.digest, f"{name}/{row.example.subset}")
+    return Plan(
+        {
+            fingerprint: _stream_plan(
+                spec,
+                requests[fingerprint],
+                places[fingerprint],
+                present.get(fingerprint, frozenset()),
+                earlier.get(spec.name),
+                shard_rows,
+            )
+            for fingerprint, spec in specs.items()
+        }
+    )
+
+
+def _stream_plan(
+    spec: ModelSpec,
+    requests: Mapping[str, Request],
+    places: Mapping[str, str],
+    present: AbstractSet[str],
+    earlier: Mapping[str, Any] | None,
+    shard_rows: int,
+) -> StreamPlan:
+    """One stream's debt, its requests sorted by length so that a shard holds like with like."""
+    owed = sorted((requests[name] for name in requests.keys() - present), key=_longest_first)
+    starts = range(0, len(owed), shard_rows)
+    shards = tuple(
+        Shard(f"{spec.fingerprint[:12]}-{start // shard_rows:05d}", spec.fingerprint, tuple(owed[start : start + shard_rows]))
+        for start in starts
+    )
+    reason = _reason(spec, len(requests), len(owed), earlier)
+    return StreamPlan(spec, len(requests), tuple(owed), tuple(places[row.digest] for row in owed), reason, shards)
+
+
+def _longest_first(request: Request) -> tuple[int, str]:
+    return (-request.characters, request.digest)
+
+
+def _reason(spec: ModelSpec, total: int, owed: int, earlier: Mapping[str, Any] | None) -> str:
+    """Why something is owed, in words."""
+    if owed == 0:
+        return "all in the store"
+    if owed < total:
+        return f"{total - owed} of {total} in the store"
+    if earlier is None:
+        return "new model"
+    changed = sorted(name for name, value in spec.identity.items() if _plain(value) != _plain(earlier.get(name)))
+    if not changed:
+        return "new data"
+    return "changed: " + ", ".join(f"{name} {_short(earlier.get(name))} -> {_short(spec.identity[name])}" for name in changed)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and lists alike, as JSON makes them."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,147 @@
+"""What a person sees while a sweep runs: a live table on a terminal, a line a minute otherwise. Never standard output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.plan import Plan
+from orchestrator.scheduler import Event, Failed, Linted, Lost, Ready, Scheduler, StreamState
+from workers.protocol import Finding
+
+LINE_SECONDS = 60.0
+
+_console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """One line to standard error, above the live table if there is one."""
+    _console.print(escape(line), markup=True)
+
+
+class Progress:
+    """Follows a scheduler. A context manager, so that the terminal is given back whatever happens."""
+
+    def __init__(self, todo: Plan) -> None:
+        self._plan = todo
+        self._scheduler: Scheduler | None = None
+        self._names = {name: stream.spec.name for name, stream in todo.streams.items()}
+        self._started = self._last_line = time.monotonic()
+        self._reported: set[str] = set()
+        self._live = Live(console=_console, refresh_per_second=4, transient=True) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Progress:
+        reused = self._plan.total - self._plan.owed
+        say(f"{self._plan.owed} of {self._plan.total} measurements are owed, {reused} are in the store")
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+        if self._scheduler is not None:
+            self._report_failures()
+            say(self._line())
+
+    def follow(self, scheduler: Scheduler) -> None:
+        """From now on, show this scheduler."""
+        self._scheduler = scheduler
+
+    def observe(self, event: Event | None) -> None:
+        """Show an event that matters by itself, then the state."""
+        self._report_failures()
+        match event:
+            case Linted(worker, findings):
+                self._findings(worker, findings)
+            case Failed(_, error):
+                say(f"worker failed: {error}")
+            case Lost(worker, reason):
+                say(f"worker {worker} lost ({reason}); its shard goes back to the queue")
+            case Ready(worker, seconds):
+                say(f"{self._model_of(worker)}: weights loaded in {seconds:.1f} s")
+        if self._live:
+            self._live.update(self._table())
+        elif time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            say(self._line())
+
+    def _model_of(self, worker: int) -> str:
+        assert self._scheduler is not None
+        state = self._scheduler.workers.get(worker)
+        return self._names[state.stream] if state else f"worker {worker}"
+
+    def _findings(self, worker: int, findings: tuple[Finding, ...]) -> None:
+        """Each finding once, with the number of responses and the subsets they are in."""
+        assert self._scheduler is not None
+        state = self._scheduler.workers.get(worker)
+        if state is None:
+            return
+        stream = self._plan.streams[state.stream]
+        for finding in findings:
+            subsets = Counter(stream.subsets[index] for index in finding.requests)
+            places = ", ".join(f"{name} {count}" for name, count in sorted(subsets.items()))
+            where = f" ({subsets.total()} of {len(stream.owed)} responses: {places})" if subsets else ""
+            say(f"{stream.spec.name}: preflight {finding.severity}: {finding.check}: {finding.message}{where}")
+
+    def _report_failures(self) -> None:
+        assert self._scheduler is not None
+        for name, stream in self._scheduler.streams.items():
+            if stream.failed and name not in self._reported:
+                self._reported.add(name)
+                say(f"error: model {stream.spec.name!r} is given up, {stream.failed_rows} rows: {stream.failed}")
+
+    def _line(self) -> str:
+        """The whole sweep in one line."""
+        assert self._scheduler is not None
+        streams = self._scheduler.streams.values()
+        done, failed = sum(stream.done for stream in streams), sum(stream.failed_rows for stream in streams)
+        seconds = time.monotonic() - self._started
+        running = ", ".join(sorted({self._names[worker.stream] for worker in self._scheduler.workers.values()}))
+        left = self._plan.owed - done - failed
+        eta = f", {_duration(left * seconds / done)} left" if done and left else ""
+        now = f"; running: {running}" if running else ""
+        lost = f", {failed} failed" if failed else ""
+        return f"{done} of {self._plan.owed} scored{lost} in {_duration(seconds)}{eta}{now}"
+
+    def _table(self) -> Table:
+        assert self._scheduler is not None
+        table = Table("model", "state", box=None, pad_edge=False)
+        for column in ("rows", "of", "failed", "tokens/s", "left"):
+            table.add_column(column, justify="right")
+        for name, stream in self._scheduler.streams.items():
+            phases = Counter(worker.phase for worker in self._scheduler.workers.values() if worker.stream == name)
+            state = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or _resting(stream)
+            cells = [escape(self._names[name]), state, str(stream.done), str(stream.total), str(stream.failed_rows)]
+            table.add_row(*cells, _rate(stream), _left(stream, max(1, phases.total())))
+        return table
+
+
+def _resting(stream: StreamState) -> str:
+    if stream.failed:
+        return "failed"
+    return "waiting" if stream.pending else "done"
+
+
+def _rate(stream: StreamState) -> str:
+    return f"{stream.tokens / stream.seconds:,.0f}" if stream.seconds else ""
+
+
+def _left(stream: StreamState, workers: int) -> str:
+    rows = stream.total - stream.done - stream.failed_rows
+    return _duration(rows * stream.seconds / stream.done / workers) if stream.done and rows else ""
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, hours = whole // 60 % 60, whole // 3600
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {whole % 60:02d} s"

@@ -1,0 +1,172 @@
+"""A pool on Ray: every worker is an actor process of its own. The only file that imports ray.
+
+With an empty address Ray runs embedded, for this process alone; otherwise the workers join the cluster there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+import ray.exceptions
+
+from orchestrator.paths import PACKAGE
+from orchestrator.scheduler import (
+    Assign,
+    Capacity,
+    Command,
+    Done,
+    Event,
+    Failed,
+    Lint,
+    Linted,
+    Load,
+    Lost,
+    Ready,
+    Start,
+    Stop,
+)
+from workers.actor import Sink, Worker
+from workers.errors import EngineError, InputError, SweepError
+from workers.protocol import Request
+
+CONNECT_SECONDS = 10.0
+
+
+class RayPool:
+    """Actors on an embedded or a remote Ray cluster."""
+
+    def __init__(self, sink: Sink, requests: Mapping[str, Sequence[Request]], address: str, workers: int | None) -> None:
+        self._requests = requests
+        self._workers = workers
+        self._actors: dict[int, Any] = {}
+        self._tasks: dict[Any, tuple[int, Command]] = {}
+        self._lost: list[Event] = []
+        connect(address)
+        self._sink = sink
+
+    def perform(self, command: Command) -> None:
+        """Send the command to its actor."""
+        match command:
+            case Start(number, spec):
+                resources = {"num_gpus": spec.gpus, "num_cpus": 1}
+                actor = ray.remote(Worker).options(max_restarts=0, name=f"{spec.name}-{number}-{os.getpid()}", **resources)
+                self._actors[number] = actor.remote(spec, self._sink)
+            case Lint(number, stream):
+                self._follow(self._actors[number].lint.remote(list(self._requests[stream])), number, command)
+            case Load(number):
+                self._follow(self._actors[number].load.remote(), number, command)
+            case Assign(number, shard):
+                self._follow(self._actors[number].score.remote(shard), number, command)
+            case Stop(number):
+                self._tasks = {task: value for task, value in self._tasks.items() if value[0] != number}
+                ray.kill(self._actors.pop(number))
+
+    def _follow(self, task: Any, number: int, command: Command) -> None:
+        self._tasks[task] = (number, command)
+
+    def next_event(self, timeout: float) -> Event | None:
+        """The first task to end within `timeout` seconds, as an event."""
+        ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=timeout)
+        if not ready:
+            return None
+        number, command = self._tasks.pop(ready[0])
+        try:
+            return _event(number, command, ray.get(ready[0]))
+        except ray.exceptions.RayTaskError as error:
+            return Failed(number, _cause(error))
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+            preempted = bool(getattr(error, "preempted", False))
+            return Lost(number, _first_line(error), preempted)
+
+    def capacity(self) -> Capacity:
+        """The cluster's resources, at most the configured number of workers."""
+        resources = ray.cluster_resources()
+        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        return Capacity(min(cpus, self._workers or cpus), min(gpus, self._workers or gpus))
+
+    def close(self) -> None:
+        """Kill the actors and leave the cluster; an embedded one ends."""
+        for actor in self._actors.values():
+            ray.kill(actor)
+        self._actors.clear()
+        ray.shutdown()
+
+
+def connect(address: str) -> None:
+    """Join the cluster at `address`, or start an embedded one; `InputError` when nothing answers.
+
+    Ray puts the driver's working directory first on the actors' import path, so the driver moves to the folder
+    of this package: another folder named `workers` in the user's directory must never be imported.
+    """
+    if address and address != "auto":
+        _check_reachable(address)
+    os.chdir(PACKAGE.parent)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences its warning
+    options: dict[str, Any] = {"include_dashboard": False} if not address else {}
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=True,
+            ignore_reinit_error=True,
+            **options,
+        )
+    except Exception as error:
+        if not address:
+            raise InputError(f"cannot start an embedded Ray: {_first_line(error)}") from error
+        raise InputError(
+            f"ray.address={address}: cannot join: {_first_line(error)}; check the address, "
+            "the Ray version and RAY_AUTH_TOKEN, or leave ray.address empty for an embedded Ray"
+        ) from error
+
+
+def cluster_gpus(address: str) -> int:
+    """The GPUs of a running cluster, which this joins."""
+    connect(address)
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def _check_reachable(address: str) -> None:
+    """Ray waits for minutes, or aborts the process, where nothing listens; a plain connection tells at once."""
+    parts = urlsplit(address if "://" in address else f"gcs://{address}")
+    try:
+        host, port = parts.hostname, parts.port or (10001 if parts.scheme == "ray" else None)
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise InputError(f"ray.address={address}: not an address; give host:port, ray://host:port or auto")
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise InputError(
+            f"ray.address={address}: does not answer ({error.strerror or error}); start the cluster, correct the "
+            "address, or leave ray.address empty for an embedded Ray"
+        ) from error
+
+
+def _event(number: int, command: Command, result: Any) -> Event:
+    match command:
+        case Lint():
+            return Linted(number, tuple(result))
+        case Load():
+            return Ready(number, result)
+        case _:
+            return Done(number, result)
+
+
+def _cause(error: ray.exceptions.RayTaskError) -> SweepError:
+    """The worker's own error; anything unexpected becomes an `EngineError` with its first line."""
+    if isinstance(error.cause, SweepError):
+        return error.cause
+    return EngineError(f"{type(error.cause).__name__}: {_first_line(error.cause)}")
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

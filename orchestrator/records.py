@@ -1,0 +1,179 @@
+"""What a run leaves in the store beside its measurements: specs, examples, what was asked for, how it ended.
+
+`leaderboard`, `scores`, `status` and `verify` need nothing else, on any machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.benchmarks import Example, data_hash
+from orchestrator.stores import Store
+from workers.errors import StoreError
+from workers.protocol import Message, Model, ModelSpec
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that was given up: a model, or rows of it."""
+
+    model: str
+    rows: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where every measurement that a run asked for went; the parts add up to `asked`."""
+
+    asked: int
+    scored: int
+    reused: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run was asked for. `benchmarks` maps names to data hashes; `outcome` is None until it ends."""
+
+    id: str
+    started: str
+    models: tuple[Model, ...]
+    benchmarks: Mapping[str, str]
+    asked: int
+    reused: int
+    facts: Mapping[str, str]
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `done`, `interrupted` or `aborted`."""
+
+    state: str
+    ended: str
+    account: Account
+    failures: tuple[Failure, ...]
+
+
+def save_run(store: Store, run: Run) -> None:
+    """Write the specs behind a run, then the run."""
+    for model in run.models:
+        for spec in model.streams:
+            store.save(f"models/{spec.fingerprint}.json", _json(spec.to_json()))
+    models = [
+        {"name": model.name, "family": model.family, "streams": [spec.fingerprint for spec in model.streams]}
+        for model in run.models
+    ]
+    record = {
+        "id": run.id,
+        "started": run.started,
+        "models": models,
+        "benchmarks": dict(run.benchmarks),
+        "asked": run.asked,
+        "reused": run.reused,
+        "facts": dict(run.facts),
+    }
+    store.save(f"runs/{run.id}/run.json", _json(record))
+
+
+def save_outcome(store: Store, run_id: str, outcome: Outcome) -> None:
+    """Write how a run ended."""
+    store.save(f"runs/{run_id}/outcome.json", _json(asdict(outcome)))
+
+
+def load_runs(store: Store) -> list[Run]:
+    """All runs, oldest first."""
+    specs: dict[str, ModelSpec] = {}
+    names = sorted({path.split("/")[1] for path in store.list("runs") if path.endswith("/run.json")})
+    return [_load_run(store, name, specs) for name in names]
+
+
+def _load_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
+    record = _loads(store, f"runs/{name}/run.json")
+    for model in record["models"]:
+        for fingerprint in model["streams"]:
+            if fingerprint not in specs:
+                specs[fingerprint] = ModelSpec.from_json(_loads(store, f"models/{fingerprint}.json"))
+    models = tuple(
+        Model(model["name"], model["family"], tuple(specs[fingerprint] for fingerprint in model["streams"]))
+        for model in record["models"]
+    )
+    ended = store.load(f"runs/{name}/outcome.json")
+    outcome = _outcome(json.loads(ended)) if ended is not None else None
+    return Run(**{**record, "models": models, "outcome": outcome})
+
+
+def _outcome(values: Mapping[str, Any]) -> Outcome:
+    failures = tuple(Failure(**failure) for failure in values["failures"])
+    return Outcome(values["state"], values["ended"], Account(**values["account"]), failures)
+
+
+def latest_models(runs: Sequence[Run], benchmark: str) -> dict[str, Model]:
+    """Each model's newest pinned form among the runs of a benchmark, by name."""
+    return {model.name: model for run in runs if benchmark in run.benchmarks for model in run.models}
+
+
+def latest_failures(runs: Sequence[Run]) -> dict[str, str]:
+    """The reason why each model failed the last time it ran, where it did."""
+    reasons: dict[str, str] = {}
+    for run in runs:
+        for model in run.models:
+            reasons.pop(model.name, None)
+        if run.outcome is not None:
+            reasons.update({failure.model: failure.reason for failure in run.outcome.failures})
+    return reasons
+
+
+def save_examples(store: Store, benchmark: str, examples: Sequence[Example]) -> str:
+    """Keep a benchmark's rows under the hash of their content; the hash."""
+    name = data_hash(examples)
+    path = f"benchmarks/{benchmark}/{name}.parquet"
+    if store.load(path) is None:
+        rows = [{**asdict(example), "prompt": [asdict(turn) for turn in example.prompt]} for example in examples]
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows), buffer, compression="zstd")
+        store.save(path, buffer.getvalue())
+    return name
+
+
+def load_examples(store: Store, benchmark: str, name: str) -> list[Example]:
+    """The rows that `save_examples` kept; `StoreError` when they are gone or changed."""
+    path = f"benchmarks/{benchmark}/{name}.parquet"
+    content = store.load(path)
+    if content is None:
+        raise StoreError(f"store={store.uri}: {path} is missing; give the data again: data.{benchmark}=FILE")
+    try:
+        rows = pq.read_table(io.BytesIO(content)).to_pylist()
+        examples = [_example(row) for row in rows]
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise StoreError(f"store={store.uri}: {path} is damaged; give the data again: data.{benchmark}=FILE") from error
+    if data_hash(examples) != name:
+        raise StoreError(f"store={store.uri}: {path} does not match its name; give the data again: data.{benchmark}=FILE")
+    return examples
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    prompt = tuple(Message(turn["role"], turn["content"]) for turn in row["prompt"])
+    return Example(**{**row, "prompt": prompt, "responses": tuple(row["responses"])})
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _loads(store: Store, path: str) -> Any:
+    content = store.load(path)
+    if content is None:
+        raise StoreError(f"store={store.uri}: {path} is missing, though a run refers to it; remove that run's folder")
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise StoreError(f"store={store.uri}: {path} is damaged ({error}); remove it or that run's folder") from error

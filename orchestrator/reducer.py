@@ -1,0 +1,159 @@
+"""Pure: measurements and a rule become a leaderboard. Never a partial score as if it were whole."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import metrics
+from orchestrator.benchmarks import Example, Judged, Rule
+from orchestrator.plan import Wanted, family, wanted
+from workers.protocol import Measurement, Model
+
+Lookup = Callable[[str], Mapping[str, Measurement]]
+"""From a fingerprint to its measurements by request digest."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A subset: the accuracy over `n` rows, None while rows are missing."""
+
+    accuracy: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model's row. `overall` and `sections` are None where a row they need is missing.
+
+    `rows` counts the benchmark's rows, `rows_missing` those of them without scores; `ties`, `truncated` (a response
+    was cut) and `not_finite` (a score is NaN or infinite) count scored rows.
+    """
+
+    name: str
+    family: str
+    overall: float | None
+    sections: Mapping[str, float | None]
+    subsets: Mapping[str, Cell]
+    rows: int
+    rows_missing: int
+    ties: int
+    truncated: int
+    not_finite: int
+    failure: str | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row has its scores; only then is the model ranked."""
+        return self.rows_missing == 0
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Complete models, best first, then incomplete ones by name."""
+
+    benchmark: str
+    rule: str
+    data_hash: str
+    entries: tuple[Entry, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `output=json` prints."""
+        return {
+            "benchmark": self.benchmark,
+            "rule": self.rule,
+            "data_hash": self.data_hash,
+            "models": [_entry_json(entry) for entry in self.entries],
+        }
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One example of one model: the measurements behind it and its scores, None while any is missing."""
+
+    example: Example
+    measurements: tuple[Measurement | None, ...]
+    scores: tuple[float, ...] | None
+
+
+def reduce(
+    models: Sequence[Model],
+    benchmark: str,
+    rule: Rule,
+    data_hash: str,
+    examples: Sequence[Example],
+    lookup: Lookup,
+    failures: Mapping[str, str],
+) -> Leaderboard:
+    """The leaderboard of a benchmark under a rule."""
+    needs = {kind: wanted(kind, examples) for kind in {model.family for model in models}}
+    entries = [
+        _entry(model, rule, score_rows(model, needs[model.family], lookup), failures.get(model.name)) for model in models
+    ]
+    return Leaderboard(benchmark, rule.name, data_hash, tuple(sorted(entries, key=_best_first)))
+
+
+def score_rows(model: Model, needs: Sequence[Wanted], lookup: Lookup) -> list[ScoredRow]:
+    """All rows of a model, in the order of `needs`."""
+    streams = [lookup(spec.fingerprint) for spec in model.streams]
+    return [_scored_row(model, need, streams) for need in needs]
+
+
+def _scored_row(model: Model, need: Wanted, streams: Sequence[Mapping[str, Measurement]]) -> ScoredRow:
+    found = tuple(streams[stream].get(request.digest) for stream, request in need.requests)
+    present = [measurement for measurement in found if measurement is not None]
+    scores = tuple(family(model.family).values(present)) if len(present) == len(found) else None
+    return ScoredRow(need.example, found, scores)
+
+
+def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], failure: str | None) -> Entry:
+    judged = [Judged(row.example, row.scores) for row in rows if row.scores is not None]
+    sizes = Counter(row.example.subset for row in rows)
+    missing = sizes - Counter(row.example.subset for row in judged)
+    whole = rule.score([row for row in judged if row.example.subset not in missing])
+    sections = {
+        section: None if any(subset in missing for subset in subsets) else whole.sections.get(section)
+        for section, subsets in rule.sections.items()
+    }
+    return Entry(
+        name=model.name,
+        family=model.family,
+        overall=None if missing else whole.overall,
+        sections=sections,
+        subsets={name: Cell(whole.subsets.get(name), sizes[name]) for name in _ordered(sizes, rule)},
+        rows=len(rows),
+        rows_missing=missing.total(),
+        ties=sum(map(metrics.ties, judged)),
+        truncated=sum(any(found is not None and found.truncated for found in row.measurements) for row in rows),
+        not_finite=sum(not all(map(math.isfinite, row.scores)) for row in judged),
+        failure=failure if missing else None,
+    )
+
+
+def _ordered(sizes: Mapping[str, int], rule: Rule) -> list[str]:
+    """Subsets in the rule's order, others after them by name."""
+    ruled = [subset for subsets in rule.sections.values() for subset in subsets if subset in sizes]
+    return ruled + sorted(set(sizes) - set(ruled))
+
+
+def _best_first(entry: Entry) -> tuple[bool, float, str]:
+    return (not entry.complete, -(entry.overall if entry.overall is not None else -1.0), entry.name)
+
+
+def _entry_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "family": entry.family,
+        "overall": entry.overall,
+        "sections": dict(entry.sections),
+        "subsets": {name: {"accuracy": cell.accuracy, "n": cell.n} for name, cell in entry.subsets.items()},
+        "rows": entry.rows,
+        "rows_missing": entry.rows_missing,
+        "ties": entry.ties,
+        "truncated": entry.truncated,
+        "not_finite": entry.not_finite,
+        "failure": entry.failure,
+    }

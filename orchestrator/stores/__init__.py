@@ -1,0 +1,67 @@
+"""Where measurements are kept.
+
+Contract of every store: a part appears whole or not at all; writing the same rows twice is harmless; readers
+take the union of parts and drop duplicates by key; a damaged part counts as absent and is reported. A store
+is picklable: it travels to the workers, which write their own parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from workers.protocol import Measurement, ModelSpec
+
+SCHEMA = 1
+"""Version of the layout and of the parts' columns. Old versions stay readable."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """All measurements of one fingerprint, by the digest of their request.
+
+    `damaged` names the parts that were left out, with the reason; `conflicts` counts keys that two parts give
+    different values.
+    """
+
+    rows: Mapping[str, Measurement] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+    conflicts: int = 0
+
+
+class Store(Protocol):
+    """The contract above, as a protocol."""
+
+    uri: str
+
+    def prepare(self) -> None:
+        """Make sure that the store can be written; `StoreError` where it cannot."""
+
+    def exists(self) -> bool:
+        """Whether a store was ever prepared here."""
+
+    def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> str:
+        """Keep rows of one model as a new part; its path."""
+
+    def read(self, fingerprint: str) -> Stream:
+        """All sound rows of a fingerprint."""
+
+    def fingerprints(self) -> list[str]:
+        """Every fingerprint that has a part."""
+
+    def save(self, path: str, content: bytes) -> str:
+        """Replace a small file, whole or not at all; its full path."""
+
+    def load(self, path: str) -> bytes | None:
+        """A small file's content, None where there is none."""
+
+    def list(self, folder: str) -> list[str]:
+        """Paths of all files below a folder, sorted."""
+
+
+def open_store(uri: str, facts: Mapping[str, str] | None = None) -> Any:
+    """The store at a path or URI; `facts` go into the footer of every part it writes."""
+    from orchestrator.stores.parquet import ParquetStore
+
+    return ParquetStore(uri, dict(facts or {}))

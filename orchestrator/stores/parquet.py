@@ -1,0 +1,200 @@
+"""Parquet parts on any filesystem that fsspec knows: a folder, s3://, gs://, memory://.
+
+    store.json                                  schema version
+    measurements/<fingerprint>/<sha256>.parquet  one part; its name is the hash of its bytes
+    models/<fingerprint>.json                    the spec behind a fingerprint
+    benchmarks/<name>/<data hash>.parquet        the examples that a run scored
+    runs/<run id>/{run,outcome}.json             what was asked for, how it ended
+    leaderboards/<benchmark>/<rule>/...          tables and pages, views that can be made again
+
+No rank numbers and no "done" marker: what is there is there. Parts are immutable, so a reader needs no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.stores import SCHEMA, Stream
+from workers.errors import StoreError
+from workers.protocol import Measurement, ModelSpec, measurement_key
+
+COLUMNS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("request", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("token_hash", pa.string(), nullable=False),
+        pa.field("text", pa.string()),
+    ]
+)
+
+FOOTER = b"rewardsweep"
+
+
+class ParquetStore:
+    """See the module; every method raises `StoreError` with the path and the system's reason."""
+
+    def __init__(self, uri: str, facts: Mapping[str, str]) -> None:
+        self.uri = uri
+        self._facts = dict(facts)
+        try:
+            self._fs, root = fsspec.core.url_to_fs(uri)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"store={uri}: {error}; give a folder, s3://, gs:// or memory://") from error
+        self._root = root.rstrip("/")
+        self._local = "file" in self._fs.protocol
+
+    def prepare(self) -> None:
+        """Write the schema's version, or check it."""
+        found = self.load("store.json")
+        if found is None:
+            self.save("store.json", json.dumps({"schema": SCHEMA}).encode())
+            return
+        version = json.loads(found).get("schema")
+        if version != SCHEMA:
+            raise StoreError(f"store={self.uri}: schema {version}, this rewardsweep writes {SCHEMA}; use a new store")
+        probe = f"{self._root}/.probe-{uuid.uuid4().hex}"
+        with _reasons(f"store={self.uri}: cannot be written"):
+            self._fs.pipe_file(probe, b"")
+            self._fs.rm_file(probe)
+
+    def exists(self) -> bool:
+        """Whether `prepare` ever ran here."""
+        return self.load("store.json") is not None
+
+    def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> str:
+        """One part with all rows; the footer holds the identity, the driver's facts and the worker's."""
+        footer = {
+            "schema": SCHEMA,
+            "fingerprint": spec.fingerprint,
+            "identity": spec.identity,
+            "provenance": {**self._facts, **provenance, "model": spec.name, "path": spec.path},
+        }
+        schema = COLUMNS.with_metadata({FOOTER: json.dumps(footer, sort_keys=True).encode()})
+        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        name = hashlib.sha256(buffer.getvalue()).hexdigest()
+        return self.save(f"measurements/{spec.fingerprint}/{name}.parquet", buffer.getvalue())
+
+    def read(self, fingerprint: str) -> Stream:
+        """The union of all sound parts; the first part wins where two disagree."""
+        rows: dict[str, Measurement] = {}
+        damaged: list[str] = []
+        conflicts = 0
+        for path in self.list(f"measurements/{fingerprint}"):
+            try:
+                part, _ = read_part(self.load(path) or b"", path)
+            except StoreError as error:
+                damaged.append(str(error))
+                continue
+            for row in part:
+                conflicts += row.request in rows and not _agree(rows[row.request], row)
+                rows.setdefault(row.request, row)
+        return Stream(rows, tuple(damaged), conflicts)
+
+    def fingerprints(self) -> list[str]:
+        """Every fingerprint that has a part."""
+        return sorted({path.split("/")[1] for path in self.list("measurements")})
+
+    def save(self, path: str, content: bytes) -> str:
+        """Write a file so that it is there whole or not at all."""
+        target = f"{self._root}/{path}"
+        with _reasons(f"store={self.uri}: cannot write {path}"):
+            if self._local:
+                _replace(target, content)
+            else:
+                self._fs.pipe_file(target, content)
+        return self._fs.unstrip_protocol(target) if not self._local else target
+
+    def load(self, path: str) -> bytes | None:
+        """A file's bytes, None where there is none."""
+        with _reasons(f"store={self.uri}: cannot read {path}"):
+            try:
+                content: bytes = self._fs.cat_file(f"{self._root}/{path}")
+            except FileNotFoundError:
+                return None
+        return content
+
+    def list(self, folder: str) -> list[str]:
+        """All files below a folder but unfinished ones, relative to the store, sorted."""
+        with _reasons(f"store={self.uri}: cannot list {folder}"):
+            try:
+                found = self._fs.find(f"{self._root}/{folder}")
+            except FileNotFoundError:
+                return []
+        relative = (path[len(self._root) :].lstrip("/") for path in found)
+        return sorted(path for path in relative if not path.rpartition("/")[2].startswith("."))
+
+
+def read_part(content: bytes, path: str) -> tuple[list[Measurement], dict[str, Any]]:
+    """The rows and the footer of a part whose bytes still have the hash in its name.
+
+    Raises `StoreError` with the path and what is wrong.
+    """
+    name = path.rpartition("/")[2].removesuffix(".parquet")
+    if hashlib.sha256(content).hexdigest() != name:
+        raise StoreError(f"{path}: damaged (its bytes no longer match its name)")
+    try:
+        table = pq.read_table(io.BytesIO(content))
+        footer = json.loads((table.schema.metadata or {})[FOOTER])
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise StoreError(f"{path}: not a part of a rewardsweep store ({type(error).__name__})") from error
+    if not table.schema.equals(COLUMNS, check_metadata=False):
+        raise StoreError(f"{path}: unknown columns (schema {footer.get('schema')}, this rewardsweep reads {SCHEMA})")
+    return [Measurement(**row) for row in table.to_pylist()], footer
+
+
+def check_keys(rows: Sequence[Measurement], fingerprint: str) -> int:
+    """How many rows carry a key that is not the hash of the fingerprint and their request."""
+    return sum(row.key != measurement_key(fingerprint, row.request) for row in rows)
+
+
+def _agree(one: Measurement, other: Measurement) -> bool:
+    same_value = one.value == other.value or (math.isnan(one.value) and math.isnan(other.value))
+    return same_value and (one.token_hash, one.text) == (other.token_hash, other.text)
+
+
+def _replace(target: str, content: bytes) -> None:
+    """Write beside the target, flush to disk, rename: a reader sees the old file or the whole new one."""
+    folder, _, name = target.rpartition("/")
+    os.makedirs(folder, exist_ok=True)
+    temporary = f"{folder}/.{name[:32]}-{uuid.uuid4().hex}"
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+@contextmanager
+def _reasons(what: str) -> Iterator[None]:
+    """Turn whatever a filesystem raises into a `StoreError` that says what was attempted."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise StoreError(f"{what}: {reason}") from error

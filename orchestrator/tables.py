@@ -1,0 +1,215 @@
+"""Leaderboards, plans and scores as text, Markdown, CSV, JSON and Parquet. Returns strings; prints only streams."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.plan import Plan
+from orchestrator.reducer import Entry, Leaderboard
+
+WIDTH = 200
+
+
+def boards(found: Sequence[Leaderboard], output: str) -> str:
+    """Leaderboards in an output format; JSON is one object for one board, a list for several."""
+    if output == "json":
+        return as_json(found)
+    if output == "csv":
+        return as_csv(found)
+    if output == "markdown":
+        return "\n".join(as_markdown(board) for board in found)
+    return "\n".join(_as_text(board) for board in found)
+
+
+def as_json(found: Sequence[Leaderboard]) -> str:
+    """Fractions as JSON; NaN cannot occur."""
+    values = [board.to_json() for board in found]
+    return json.dumps(values[0] if len(values) == 1 else values, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def as_csv(found: Sequence[Leaderboard]) -> str:
+    """One line a model, fractions; sections and subsets as columns."""
+    rows = [record for board in found for record in flat(board)]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def as_parquet(board: Leaderboard) -> bytes:
+    """The same columns as the CSV."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(flat(board)), buffer)
+    return buffer.getvalue()
+
+
+def as_markdown(board: Leaderboard) -> str:
+    """A table of percentages with the notes below it."""
+    header, rows = _cells(board)
+    lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3), *rows]
+    table = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
+    notes = "".join(f"\n- {_markdown(note)}" for note in notes_on(board))
+    return f"**{board.benchmark}**, rule {board.rule}, data {board.data_hash[:12]}\n\n{table}\n{notes}\n"
+
+
+def flat(board: Leaderboard) -> list[dict[str, Any]]:
+    """One flat record a model."""
+    return [
+        {
+            "benchmark": board.benchmark,
+            "rule": board.rule,
+            "data_hash": board.data_hash,
+            "name": entry.name,
+            "family": entry.family,
+            "overall": entry.overall,
+            **{f"section:{name}": value for name, value in entry.sections.items()},
+            **{f"subset:{name}": cell.accuracy for name, cell in entry.subsets.items()},
+            "rows": entry.rows,
+            "rows_missing": entry.rows_missing,
+            "ties": entry.ties,
+            "truncated": entry.truncated,
+            "not_finite": entry.not_finite,
+            "failure": entry.failure,
+        }
+        for entry in board.entries
+    ]
+
+
+def notes_on(board: Leaderboard) -> list[str]:
+    """What a reader must know: incomplete models, absent sections, scores that are no numbers."""
+    notes = []
+    for entry in board.entries:
+        if not entry.complete:
+            reason = f": {entry.failure}" if entry.failure else ""
+            notes.append(f"{entry.name} is incomplete: {entry.rows_missing} of {entry.rows} rows missing{reason}")
+        if entry.not_finite:
+            notes.append(f"{entry.name}: {entry.not_finite} rows have a score that is not a number; they count as lost")
+    if board.entries and board.entries[0].complete:
+        absent = [name for name, value in board.entries[0].sections.items() if value is None]
+        if absent:
+            notes.append(f"no rows of {', '.join(absent)}: the overall is the mean of the other sections")
+    return notes
+
+
+def plan(found: Plan, output: str) -> str:
+    """What a run would do, a line a stream of measurements."""
+    rows = [
+        {
+            "model": stream.spec.name,
+            "family": stream.spec.family,
+            "engine": stream.spec.engine,
+            "dtype": stream.spec.dtype,
+            "fingerprint": stream.spec.fingerprint,
+            "wanted": stream.total,
+            "reused": stream.reused,
+            "owed": len(stream.owed),
+            "shards": len(stream.shards),
+            "reason": stream.reason,
+        }
+        for stream in found.streams.values()
+    ]
+    if output == "json":
+        totals = {"wanted": found.total, "reused": found.total - found.owed, "owed": found.owed}
+        return json.dumps({**totals, "streams": rows}, indent=1, ensure_ascii=False)
+    header = list(rows[0])
+    lines = [[str(value) for value in row.values()] for row in rows]
+    if output == "csv":
+        return "\n".join(_csv_line(line) for line in [header, *lines])
+    if output == "markdown":
+        return "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in [header, ["---"] * len(header), *lines])
+    total = f"{found.owed} of {found.total} measurements are owed"
+    return _text_table(header, lines, "plan") + total
+
+
+def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:
+    """Stream scores to standard output; text shows the first rows only when it goes to a terminal."""
+    if output in ("jsonl", "json"):
+        for line in lines:
+            print(json.dumps({**line, "score": _finite(line["score"])}, ensure_ascii=False))
+        return
+    shown = islice(lines, 50) if output == "text" and sys.stdout.isatty() else lines
+    rows = [{name: "" if value is None else str(value) for name, value in line.items()} for line in shown]
+    if not rows:
+        return
+    header = list(rows[0])
+    cells = [list(row.values()) for row in rows]
+    if output == "csv":
+        print("\n".join(_csv_line(line) for line in [header, *cells]))
+    elif output == "markdown":
+        print("\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in [header, ["---"] * len(header), *cells]))
+    else:
+        print(_text_table(header, cells, "scores"), end="")
+
+
+def _finite(value: float | None) -> float | str | None:
+    """JSON has no NaN and no infinity: they are written as text."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _as_text(board: Leaderboard) -> str:
+    header, rows = _cells(board)
+    title = f"{board.benchmark}, rule {board.rule}, data {board.data_hash[:12]}"
+    return _text_table(header, rows, title) + "".join(f"note: {note}\n" for note in notes_on(board))
+
+
+def _cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the readable tables, percentages to one decimal."""
+    sections = list(board.entries[0].sections) if board.entries else []
+    header = ["rank", "model", "family", "overall", *sections, "rows", "missing", "ties", "truncated"]
+    rows = []
+    for rank, entry in enumerate(board.entries, 1):
+        numbers = [entry.rows, entry.rows_missing, entry.ties, entry.truncated]
+        percentages = [percent(value) for value in (entry.overall, *(entry.sections[name] for name in sections))]
+        rows.append([_rank(rank, entry), entry.name, entry.family, *percentages, *map(str, numbers)])
+    return header, rows
+
+
+def _rank(rank: int, entry: Entry) -> str:
+    return str(rank) if entry.complete else "-"
+
+
+def percent(value: float | None) -> str:
+    """A fraction as a percentage with one decimal, a dash for nothing."""
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str:
+    table = Table(title=escape(title), title_justify="left")
+    for index, name in enumerate(header):
+        numeric = bool(rows) and all(_numeric(row[index]) for row in rows)
+        table.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    buffer = io.StringIO()
+    width = None if sys.stdout.isatty() else WIDTH
+    Console(file=buffer, width=width or Console().width, force_terminal=False).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _numeric(cell: str) -> bool:
+    return cell == "-" or cell.replace(".", "", 1).lstrip("-").isdigit()
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(cells)
+    return buffer.getvalue()
+
+
+def _markdown(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,134 @@
+"""The texts of `rewardsweep --help` and `rewardsweep VERB --help`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+OVERVIEW = """\
+rewardsweep: evaluate reward models on preference benchmarks; the same score every time, and proof of why.
+
+usage: rewardsweep VERB [key=value ...]
+
+  run          score what is missing, then print the leaderboard
+  plan         say what `run` would score, and why; writes nothing
+  leaderboard  print the leaderboard of what a store holds
+  scores       print one line a response: score, tokens, truncated
+  status       say what was run, what is missing and what failed
+  verify       check every part of a store; exit code 1 if anything is wrong
+
+Each verb explains itself: rewardsweep VERB --help
+Every key=value overrides the configuration (Hydra's syntax); quote lists: 'model=[longest,random]'.
+exit codes: 0 done, 1 something failed or is damaged, 2 wrong input, 130 interrupted
+"""
+
+SELECTION = """\
+what to evaluate
+  model=[name,...]          models of conf/model, or of a folder given with --config-dir
+  suite=NAME                a named list of models and benchmarks
+  +models.mine.path=DIR +models.mine.family=scalar
+                            a checkpoint on disk, without a file
+  models.NAME.dtype=float32 change one key of a model
+  benchmarks=[name,...]     rewardbench (default), pairs, demo
+  data.rewardbench=FILE     a local copy: jsonl, jsonl.gz, json, csv, parquet or a folder saved by datasets
+  data.pairs=FILE           any file with prompt, chosen, rejected; subset and id are optional
+  rule=NAME                 a dated rule, for example rewardbench-v1-before-2024-09-10
+"""
+
+STORE = """\
+where
+  store=URI                 a folder (default rewardsweep-store), s3://..., gs://...
+  output=text               text, json, csv or markdown
+"""
+
+WHERE = """\
+  ray.address=              empty: Ray on this machine; host:port, ray://host:port or auto: a cluster
+  workers=N                 at most N workers at a time
+  pool=local                one worker in this process, without Ray
+  device=auto               auto, cpu or cuda
+"""
+
+VERBS = {
+    "run": (
+        """\
+rewardsweep run: score what the store does not have yet, then print the leaderboard.
+
+Stop it at any time (Ctrl-C, a kill, a power cut) and run the same command again: it goes on where it was.
+-m runs one job for each combination of comma-separated values.
+""",
+        SELECTION + STORE + WHERE,
+        """\
+examples
+  rewardsweep run suite=baselines
+  rewardsweep run +models.mine.path=./my-checkpoint +models.mine.family=scalar store=scores
+  rewardsweep run -m 'model=[longest],[random]' benchmarks=[pairs] data.pairs=my_pairs.jsonl
+""",
+    ),
+    "plan": (
+        "rewardsweep plan: say what `run` would score, in how many shards, and why. Nothing is written or loaded.\n",
+        SELECTION + STORE,
+        """\
+examples
+  rewardsweep plan suite=baselines
+  rewardsweep plan 'model=[longest,random]' benchmarks=[rewardbench] data.rewardbench=filtered.parquet
+  rewardsweep plan +models.mine.path=./my-checkpoint +models.mine.family=scalar output=json
+""",
+    ),
+    "leaderboard": (
+        "rewardsweep leaderboard: print the leaderboard of what a store holds. All models and benchmarks unless named.\n",
+        SELECTION + STORE,
+        """\
+examples
+  rewardsweep leaderboard store=scores
+  rewardsweep leaderboard store=scores 'model=[longest,random]' output=json
+  rewardsweep leaderboard store=scores benchmarks=[rewardbench] rule=rewardbench-v1-before-2024-09-10
+""",
+    ),
+    "scores": (
+        """\
+rewardsweep scores: print one line a response: model, benchmark, subset, id, response (0 is the chosen), kind,
+score, tokens, truncated.
+""",
+        SELECTION + STORE.replace("json, csv or markdown", "jsonl, csv or markdown"),
+        """\
+examples
+  rewardsweep scores store=scores output=jsonl > scores.jsonl
+  rewardsweep scores store=scores 'model=[longest]' benchmarks=[demo]
+  rewardsweep scores store=s3://bucket/nightly output=csv > scores.csv
+""",
+    ),
+    "status": (
+        "rewardsweep status: say which runs a store has seen, how they ended, what is missing and what failed.\n",
+        STORE,
+        """\
+examples
+  rewardsweep status
+  rewardsweep status store=s3://bucket/nightly
+  rewardsweep status store=scores output=json
+""",
+    ),
+    "verify": (
+        """\
+rewardsweep verify: read every part of a store and check its bytes, columns, fingerprint and keys; render a sample
+of each model's rows again and compare the hashes of the tokens. Names what is wrong; exit code 1 if anything is.
+""",
+        STORE,
+        """\
+examples
+  rewardsweep verify
+  rewardsweep verify store=s3://bucket/nightly
+  rewardsweep verify store=scores output=json
+""",
+    ),
+}
+
+
+def overview(verbs: Sequence[str]) -> str:
+    """The text of `rewardsweep --help`."""
+    missing = set(verbs) - set(VERBS)
+    assert not missing, f"verbs without help: {missing}"
+    return OVERVIEW
+
+
+def verb(name: str) -> str:
+    """The text of `rewardsweep NAME --help`."""
+    return f"usage: rewardsweep {name} [key=value ...]\n\n" + "\n".join(VERBS[name])

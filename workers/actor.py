@@ -1,0 +1,97 @@
+"""What runs on a GPU: lint a model's tokens, load its weights, score its shards.
+
+A plain class. The pool turns it into a Ray actor or calls it in its own process; results go to a *sink*, a
+callable given by the pool, so that this side knows neither Ray nor Parquet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Protocol
+
+from workers import plugins
+from workers.errors import EngineError, ModelError, boundary
+from workers.protocol import Engine, Finding, Measurement, ModelSpec, Request, Shard, ShardReport, measure
+
+
+class Sink(Protocol):
+    """Keeps a shard's measurements, whole or not at all; raises `StoreError` where it cannot."""
+
+    def __call__(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> None:
+        """Write the rows with their provenance."""
+
+
+def environment(packages: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The installed versions of libraries that compute, without local build tags."""
+    found = []
+    for package in packages:
+        try:
+            found.append((package, metadata.version(package).partition("+")[0]))
+        except metadata.PackageNotFoundError as error:
+            raise ModelError(f"{package} is not installed; install rewardsweep with the extra that brings it") from error
+    return tuple(found)
+
+
+class Worker:
+    """One process, one model: `lint`, then `load`, then `score` for every shard."""
+
+    def __init__(self, spec: ModelSpec, sink: Sink) -> None:
+        self._spec = spec
+        self._sink = sink
+        self._engine: Engine | None = None
+        self._provenance: dict[str, str] = {}
+
+    def lint(self, requests: Sequence[Request]) -> list[Finding]:
+        """Findings on the rendered tokens; no weights are loaded."""
+        engine = plugins.resolve("workers.engines", self._spec.engine)
+        self._check_environment(engine.PACKAGES)
+        with boundary(ModelError, f"model {self._spec.name!r}: preflight failed"):
+            findings: list[Finding] = engine.lint(self._spec, requests)
+        return findings
+
+    def load(self) -> float:
+        """Load the weights; the seconds it took."""
+        started = time.perf_counter()
+        engine = plugins.resolve("workers.engines", self._spec.engine)
+        self._check_environment(engine.PACKAGES)
+        with boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
+            self._engine = engine.load(self._spec)
+        seconds = time.perf_counter() - started
+        self._provenance = {**self._engine_details(), "load_seconds": f"{seconds:.3f}"}
+        return seconds
+
+    def score(self, shard: Shard) -> ShardReport:
+        """Score a shard and hand its measurements to the sink; only counts travel back."""
+        if self._engine is None:
+            raise EngineError(f"model {self._spec.name!r}: asked to score before its weights were loaded")
+        started = time.perf_counter()
+        with boundary(EngineError, f"model {self._spec.name!r}, shard {shard.id}"):
+            outputs = self._engine.run(shard.requests)
+        seconds = time.perf_counter() - started
+        pairs = zip(shard.requests, outputs, strict=True)
+        rows = [measure(self._spec.fingerprint, request, output) for request, output in pairs]
+        tokens = sum(row.num_tokens for row in rows)
+        facts = {"compute_seconds": f"{seconds:.3f}", "tokens": str(tokens), "shard": shard.id}
+        self._sink(self._spec, rows, {**self._provenance, **facts})
+        return ShardReport(len(rows), tokens, seconds, sum(row.truncated for row in rows))
+
+    def close(self) -> None:
+        """Give back the weights."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _engine_details(self) -> dict[str, str]:
+        assert self._engine is not None
+        return self._engine.details()
+
+    def _check_environment(self, packages: Sequence[str]) -> None:
+        """A score named after other library versions than those that compute it would be a false name."""
+        here = environment(packages)
+        if here != self._spec.environment:
+            raise ModelError(
+                f"model {self._spec.name!r}: this worker has {dict(here)}, the driver planned for "
+                f"{dict(self._spec.environment)}; install the same versions on both"
+            )

@@ -1,0 +1,1 @@
+"""Engines: execute requests. Each file is its own registration and has one verb, `run`."""

@@ -1,0 +1,62 @@
+"""Errors, grouped by what the driver does next.
+
+    SweepError
+    ├── InputError       stop before anything starts: the user's configuration or data is wrong
+    ├── StoreError       stop: results cannot be kept or read
+    ├── ModelError       give up this model, carry on with the others
+    └── ShardError       this shard only
+        ├── OutOfMemory  a single conversation does not fit: never retried as it is
+        └── EngineError  anything else: retried on a fresh worker, a limited number of times
+
+A lost worker is an event of the scheduler, not an error. Every class takes one message, so that all of them
+survive pickling on their way across processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class SweepError(Exception):
+    """Base of all errors whose message is meant for the user as it stands."""
+
+
+class InputError(SweepError):
+    """The configuration, a name or a data file is wrong."""
+
+
+class StoreError(SweepError):
+    """The store cannot be read or written."""
+
+
+class ModelError(SweepError):
+    """A model cannot be used at all: wrong checkpoint, missing template, failed preflight."""
+
+
+class ShardError(SweepError):
+    """One shard could not be scored."""
+
+
+class OutOfMemory(ShardError):
+    """One conversation alone does not fit into memory."""
+
+
+class EngineError(ShardError):
+    """The engine failed on a shard for another reason."""
+
+
+@contextmanager
+def boundary(error: type[SweepError], what: str) -> Iterator[None]:
+    """Convert whatever escapes a plug-in into `error`, so that plug-ins raise plain Python errors.
+
+    A `SweepError` passes unchanged: it already says what the driver should do.
+    """
+    try:
+        yield
+    except SweepError:
+        raise
+    except Exception as cause:
+        lines = str(cause).strip().splitlines()
+        detail = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
+        raise error(f"{what}: {detail}") from cause

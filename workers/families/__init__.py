@@ -1,0 +1,1 @@
+"""Reward-model families: which requests an example needs, and how their outputs become scores."""

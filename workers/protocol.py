@@ -1,0 +1,267 @@
+"""What crosses the border between `orchestrator` and `workers`. Standard library only.
+
+A *request* is the smallest thing an engine is asked for; its answer, stored, is a *measurement*. The key of
+a measurement is the hash of the model's fingerprint and the request's content: it holds no benchmark, row
+number, shard or GPU count, so the same text is scored once wherever it occurs, and a resumed run picks up
+exactly what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+Kind = Literal["reward", "preference", "logprob", "generate"]
+
+NOT_IDENTITY = {"identity": False}
+"""Metadata of a `ModelSpec` field that cannot change a score."""
+
+
+def digest(payload: object) -> str:
+    """32 hexadecimal characters of SHA-256 over canonical JSON.
+
+    Raises `TypeError` for anything whose JSON could differ between processes.
+    """
+    text = json.dumps(payload, ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to an engine.
+
+    `reward` and `logprob` take one response, `preference` two, `generate` none.
+    """
+
+    kind: Kind
+    prompt: tuple[Message, ...]
+    responses: tuple[str, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the content, the same on every machine."""
+        return digest([self.kind, [[turn.role, turn.content] for turn in self.prompt], list(self.responses)])
+
+    @cached_property
+    def characters(self) -> int:
+        """Length of all texts: the planner's stand-in for tokens."""
+        return sum(len(turn.content) for turn in self.prompt) + sum(map(len, self.responses))
+
+
+@dataclass(frozen=True)
+class Output:
+    """An engine's answer to one request.
+
+    `value` is the score, preference margin or summed log-probability; `num_tokens` and `token_hash` describe
+    the token ids the model saw after truncation; `text` is generated text, else None.
+    """
+
+    value: float
+    num_tokens: int
+    truncated: bool
+    token_hash: str
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the store."""
+
+    key: str
+    request: str
+    kind: Kind
+    value: float
+    num_tokens: int
+    truncated: bool
+    token_hash: str
+    text: str | None
+
+
+def measurement_key(fingerprint: str, request: str) -> str:
+    """The name of a measurement, from the model's fingerprint and the request's digest."""
+    return digest([fingerprint, request])
+
+
+def measure(fingerprint: str, request: Request, output: Output) -> Measurement:
+    """The stored form of an engine's answer."""
+    key = measurement_key(fingerprint, request.digest)
+    return Measurement(key=key, request=request.digest, kind=request.kind, **asdict(output))
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model, pinned: every field is part of its identity unless its metadata says otherwise.
+
+    `weights` and `tokenizer_files` name content (`sha256:...` of local files, `hub:owner/name@commit`), so a
+    moved folder keeps its scores and a changed one loses them. `environment` holds the versions of the
+    libraries that compute. `chat_template` is the template's text, None for the tokenizer's own.
+    """
+
+    name: str = field(metadata=NOT_IDENTITY)
+    path: str = field(metadata=NOT_IDENTITY)
+    weights: str
+    family: str
+    family_version: str
+    engine: str
+    engine_version: str
+    environment: tuple[tuple[str, str], ...]
+    revision: str | None = field(default=None, metadata=NOT_IDENTITY)
+    tokenizer: str | None = field(default=None, metadata=NOT_IDENTITY)
+    tokenizer_revision: str | None = field(default=None, metadata=NOT_IDENTITY)
+    tokenizer_files: str | None = None
+    dtype: str = "float32"
+    attention: str | None = None
+    max_length: int | None = None
+    truncation_side: Literal["left", "right"] = "left"
+    chat_template: str | None = None
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    bos: Literal["single", "keep"] = "single"
+    eos: Literal["keep", "expect", "append"] = "keep"
+    trust_remote_code: bool = False
+    allow_pickle: bool = field(default=False, metadata=NOT_IDENTITY)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    gpus: int = field(default=0, metadata=NOT_IDENTITY)
+    token_budget: int = field(default=8192, metadata=NOT_IDENTITY)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """The fields that can change a score, as JSON."""
+        names = [item.name for item in fields(self) if item.metadata.get("identity", True)]
+        values = {name: getattr(self, name) for name in names}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the identity."""
+        return digest(self.identity)
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain JSON values."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """The spec that `to_json` described."""
+        environment = tuple((name, version) for name, version in values["environment"])
+        return cls(**{**values, "environment": environment})
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the leaderboard: a family over one or more streams of measurements.
+
+    A classifier has one stream; an implicit reward has two, the policy and its reference, and each is an
+    ordinary `ModelSpec` that is scored, stored and shared on its own.
+    """
+
+    name: str
+    family: str
+    streams: tuple[ModelSpec, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the preflight lint has to say about the rendered tokens of a model.
+
+    `requests` are positions in the list that was linted; empty when the finding is about the model itself.
+    An `error` stops the model before its weights are loaded.
+    """
+
+    check: str
+    severity: Literal["error", "warning"]
+    message: str
+    requests: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A self-contained piece of work for one model: all that a worker needs."""
+
+    id: str
+    stream: str
+    requests: tuple[Request, ...]
+
+    @property
+    def characters(self) -> int:
+        """Length of all texts, the planner's measure of cost."""
+        return sum(request.characters for request in self.requests)
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What travels back from a scored shard: counts and seconds, never scores."""
+
+    rows: int
+    tokens: int
+    seconds: float
+    truncated: int
+
+
+class Engine(Protocol):
+    """Executes requests. A half-ready engine does not exist: construction loads the weights."""
+
+    def run(self, requests: Sequence[Request]) -> list[Output]:
+        """One output a request, in order."""
+
+    def details(self) -> dict[str, str]:
+        """Facts for the provenance: device, kernel, dtype, versions."""
+
+    def close(self) -> None:
+        """Give back all memory."""
+
+
+class EngineModule(Protocol):
+    """What a file in `workers/engines` offers.
+
+    `PACKAGES` are the libraries whose versions are part of a score's identity; `NEEDS_WEIGHTS` tells whether a
+    model must name a checkpoint.
+    """
+
+    VERSION: str
+    PACKAGES: tuple[str, ...]
+    NEEDS_WEIGHTS: bool
+
+    def load(self, spec: ModelSpec) -> Engine:
+        """An engine with the weights in memory."""
+
+    def lint(self, spec: ModelSpec, requests: Sequence[Request]) -> list[Finding]:
+        """Findings on the rendered tokens, before any weights are loaded."""
+
+    def token_hashes(self, spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
+        """The `token_hash` that each request's measurement must carry."""
+
+
+class FamilyModule(Protocol):
+    """What a file in `workers/families` offers. `ENGINES` lists the engines that can serve it, best first."""
+
+    VERSION: str
+    ENGINES: tuple[str, ...]
+
+    def wanted(self, prompt: tuple[Message, ...], responses: tuple[str, ...]) -> list[tuple[int, Request]]:
+        """The requests behind one score a response, each with the position of its stream in `Model.streams`."""
+
+    def values(self, measurements: Sequence[Measurement]) -> list[float]:
+        """One score a response, from the measurements of `wanted` in the same order."""
+
+
+def token_hash(ids: Sequence[int]) -> str:
+    """Hash of token ids: the proof of what the model saw."""
+    return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in ids)).hexdigest()[:32]
+
+
+def is_name(text: str) -> bool:
+    """Whether a model or run name is safe as a file name and on a page: no path, no control characters."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", text) is not None
