@@ -9,20 +9,24 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from orchestrator import __version__, evaluate, inspect, leaderboards, usage
-from orchestrator.config import Settings, settings
-from orchestrator.evaluate import FAILED, INTERRUPTED, OK, WRONG_INPUT
+from orchestrator.config import KEYS, Settings, settings
+from orchestrator.evaluate import INTERRUPTED, OK, WRONG_INPUT
 from orchestrator.paths import CONF_DIR
 from orchestrator.progress import say
 from workers import plugins
-from workers.errors import SweepError
+from workers.errors import InputError, SweepError
+
+OPTIONS = {"-m": False, "--multirun": False, "--config-dir": True, "-cd": True, "--cfg": True, "-c": True}
+"""Hydra's options that work here, and whether each takes a value."""
 
 VERBS: dict[str, Callable[[Settings], int]] = {
     "run": evaluate.run,
@@ -60,16 +64,11 @@ def _guarded(verb: str, words: Sequence[str]) -> int:
         return _hydra(verb, words)
     except SweepError as error:
         return _wrong(str(error))
-    except MissingConfigException as error:
-        return _wrong(_missing_config(error))
-    except (HydraException, OmegaConfBaseException) as error:
-        return _wrong(_one_line(error))
+    except (HydraException, MissingConfigException, OmegaConfBaseException) as error:
+        return _wrong(_explained(error))
     except KeyboardInterrupt:
         say("interrupted before anything was scored")
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
 
 
 def _hydra(verb: str, words: Sequence[str]) -> int:
@@ -77,43 +76,73 @@ def _hydra(verb: str, words: Sequence[str]) -> int:
     codes: list[int] = []
 
     def job(config: DictConfig) -> None:
-        codes.append(VERBS[verb](settings(config)))
+        """Catches here what it can, not in `_guarded`: Hydra would print a line of its own."""
+        try:
+            codes.append(VERBS[verb](settings(config)))
+            sys.stdout.flush()
+        except SweepError as error:
+            codes.append(_wrong(str(error)))
+        except BrokenPipeError:  # the reader has seen enough, as in `rewardsweep scores | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            codes.append(OK)
         if codes[-1] == INTERRUPTED:
             raise SystemExit(INTERRUPTED)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and `_guarded` prints
     start: Any = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)
     before = sys.argv
-    sys.argv = ["rewardsweep", *map(_free_key, words), f"verb={verb}"]
+    sys.argv = ["rewardsweep", f"++verb={verb}", *_arranged(words)]
     try:
         start()
     finally:
         sys.argv = before
-    return max(codes, default=FAILED)
+    return max(codes, default=OK)  # no job: --cfg only prints
 
 
-def _free_key(word: str) -> str:
-    """`data.<benchmark>=FILE` works for every benchmark, also one that was added as a file."""
-    return f"++{word}" if re.match(r"data\.[\w.-]+=", word) else word
+def _arranged(words: Sequence[str]) -> list[str]:
+    """Overrides before options: Hydra's parser takes overrides in one piece only."""
+    overrides: list[str] = []
+    options: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name = word.partition("=")[0]
+        if not word.startswith("-"):
+            overrides.append(_override(word))
+        elif name not in OPTIONS:
+            raise InputError(plugins.unknown(name, list(OPTIONS), "option"))
+        elif OPTIONS[name] and "=" not in word:
+            value = next(rest, None)
+            if value is None:
+                raise InputError(f"{name}: needs a value behind it")
+            options += [word, value]
+        else:
+            options.append(word)
+    return overrides + options
 
 
-def _missing_config(error: MissingConfigException) -> str:
-    """Hydra's complaint about an unknown model or suite, with the closest match."""
-    group, _, name = (error.missing_cfg_file or "").rpartition("/")
-    options = [option for option in (error.options or []) if "/" not in option]
-    return plugins.unknown(name, options, group) if group else _one_line(error)
+def _override(word: str) -> str:
+    """`data.<benchmark>=FILE` and `models.<name>.<key>=VALUE` work whether or not a file names that key already."""
+    if re.match(r"[+~]*data(=|$)", word):
+        raise InputError(f"{word}: give each benchmark's file by itself: data.<benchmark>=FILE")
+    return f"++{word}" if re.match(r"(data|models)\.[^=]+=", word) else word
 
 
-def _one_line(error: Exception) -> str:
-    """The first sentence of Hydra's message, and of its cause where that says more."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = str(error.__cause__).splitlines()[0] if error.__cause__ else ""
-    text = " ".join(lines[:2]) if lines else type(error).__name__
-    return f"{text} {cause}".strip() + "; see `rewardsweep run --help`"
+def _explained(error: Exception) -> str:
+    """Hydra's complaint in one line, with the closest match where a name is unknown."""
+    if isinstance(error, MissingConfigException):
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        folders = [Path(found) / group for found in re.findall(r"path=file://(.+)", str(error))]
+        known = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        return plugins.unknown(name, known, group)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: no valid override ({lines[0]}); write key=value, and quote lists: 'key=[a,b]'"
+    key = re.match(r"Could not override '([^']+)'", lines[0])
+    if key:
+        return plugins.unknown(key[1], sorted({*KEYS, "model", "ray.address", "suite"} - {"verb"}), "key")
+    return f"{' '.join(lines[:2])}; see `rewardsweep run --help`"
 
 
 def _wrong(message: str) -> int:
     say(f"error: {message}")
     return WRONG_INPUT
-
-

@@ -15,6 +15,20 @@ from workers import plugins
 from workers.errors import InputError
 from workers.protocol import is_name
 
+KEYS = (
+    "benchmarks",
+    "data",
+    "device",
+    "models",
+    "output",
+    "pool",
+    "ray",
+    "rule",
+    "shard_rows",
+    "store",
+    "verb",
+    "workers",
+)
 OUTPUTS = ("text", "json", "csv", "markdown")
 POOLS = ("ray", "local")
 DEVICES = ("auto", "cpu", "cuda")
@@ -44,6 +58,10 @@ def settings(config: DictConfig) -> Settings:
         values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+    _known_keys("", values, KEYS)
+    _mapping("ray", values["ray"])
+    _known_keys("ray.", values["ray"], ("address",))
+    address = _text("ray.address", values["ray"]["address"]) or ""
     outputs = (*OUTPUTS, "jsonl") if values["verb"] == "scores" else OUTPUTS
     _choice("output", values["output"], outputs)
     _choice("pool", values["pool"], POOLS)
@@ -53,15 +71,36 @@ def settings(config: DictConfig) -> Settings:
         models=_models(values["models"]),
         benchmarks=_names(values["benchmarks"]),
         data=_data(values["data"]),
-        rule=values["rule"],
-        store=_store(values["store"], values["ray"]["address"]),
+        rule=_text("rule", values["rule"]),
+        store=_store(values["store"], address),
         output=values["output"],
         pool=values["pool"],
-        ray_address=values["ray"]["address"] or "",
+        ray_address=address,
         workers=_count("workers", values["workers"]) if values["workers"] is not None else None,
         device=values["device"],
         shard_rows=_count("shard_rows", values["shard_rows"]),
     )
+
+
+def _known_keys(prefix: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    """Every key is there and none besides: `+sotre=x` must not go unnoticed."""
+    for key in values:
+        if key not in known:
+            raise InputError(plugins.unknown(f"{prefix}{key}", [f"{prefix}{name}" for name in known], "key"))
+    for key in known:
+        if key not in values:
+            raise InputError(f"{prefix}{key} is missing; give {prefix}{key}=VALUE or leave its default")
+
+
+def _mapping(key: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{key}={value}: must hold keys and values; see `rewardsweep run --help`")
+
+
+def _text(key: str, value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{key}={value}: must be text")
+    return value
 
 
 def _choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -76,15 +115,18 @@ def _count(key: str, value: Any) -> int:
 
 
 def _models(values: Any) -> dict[str, Mapping[str, Any]]:
-    for name, entry in (values or {}).items():
+    _mapping("models", values)
+    for name, entry in values.items():
         if not isinstance(entry, Mapping):
             raise InputError(f"models.{name}: must hold keys such as path and family, found {entry!r}")
-    return {str(name): entry for name, entry in (values or {}).items()}
+    return {str(name): entry for name, entry in values.items()}
 
 
 def _names(values: Any) -> tuple[str, ...] | None:
     if values is None:
         return None
+    if not isinstance(values, str | list):
+        raise InputError(f"benchmarks={values}: must be a list of names, for example benchmarks=[rewardbench]")
     names = tuple(str(value) for value in ([values] if isinstance(values, str) else values))
     if not names:
         raise InputError("benchmarks=[]: name at least one, for example benchmarks=[rewardbench]")
@@ -95,13 +137,14 @@ def _names(values: Any) -> tuple[str, ...] | None:
 
 
 def _data(values: Any) -> dict[str, str]:
+    _mapping("data", values)
     known = plugins.available("orchestrator.benchmarks")
-    for name, path in (values or {}).items():
+    for name, path in values.items():
         if name not in known and "." not in name:
             raise InputError(f"data.{name}: {plugins.unknown(name, known, 'benchmark')}")
         if not isinstance(path, str):
             raise InputError(f"data.{name}={path}: must be the path of a file")
-    return {name: str(Path(path).expanduser().absolute()) for name, path in (values or {}).items()}
+    return {name: str(Path(path).expanduser().absolute()) for name, path in values.items()}
 
 
 def _store(value: Any, address: Any) -> str:
@@ -112,5 +155,7 @@ def _store(value: Any, address: Any) -> str:
         return value
     path = Path(value).expanduser()
     if address and not path.is_absolute():
-        raise InputError(f"store={value}: with ray.address the store must be a URI or an absolute path that every node sees")
+        raise InputError(
+            f"store={value}: with ray.address the store must be a URI or an absolute path that every node sees"
+        )
     return os.path.abspath(path)

@@ -36,6 +36,11 @@ class Row:
         """The error for a problem with this row."""
         return InputError(f"{self.where}: {problem}")
 
+    def missing(self, name: str, remedy: str) -> InputError:
+        """The error for a field that is not there, with those that are."""
+        found = ", ".join(str(field) for field, value in self.values.items() if value is not None)
+        return self.fail(f"{name!r} is missing; {remedy} (found: {found or 'nothing'})")
+
 
 def read(path: str) -> Iterator[Row]:
     """The rows of a file or folder; `InputError` where it is missing, damaged or empty."""
@@ -48,12 +53,12 @@ def read(path: str) -> Iterator[Row]:
         for row in reader(file):
             empty = False
             yield row
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"{path}: the compressed file ends early or is damaged; copy it again") from error
-    except gzip.BadGzipFile as error:
-        raise InputError(f"{path}: not a gzip file, though its name ends in .gz") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: {_gzip_problem(file)}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        raise InputError(
+            f"{path}: not UTF-8 text (found byte 0x{error.object[error.start]:02x}); save it as UTF-8"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if empty:
@@ -94,9 +99,17 @@ def _reader(file: Path) -> Callable[[Path], Iterator[Row]]:
 
 
 def _open(file: Path) -> IO[str]:
+    """The file as text; a byte order mark in front, as spreadsheets write it, is dropped."""
     if file.name.lower().endswith(".gz"):
-        return gzip.open(file, "rt", encoding="utf-8")
-    return file.open(encoding="utf-8")
+        return gzip.open(file, "rt", encoding="utf-8-sig")
+    return file.open(encoding="utf-8-sig", newline="" if file.name.lower().endswith(".csv") else None)
+
+
+def _gzip_problem(file: Path) -> str:
+    with file.open("rb") as stream:
+        if stream.read(2) != b"\x1f\x8b":
+            return "not a gzip file, though its name ends in .gz; rename it, or compress it"
+    return "the compressed file ends early or is damaged; copy it again"
 
 
 def _json_lines(file: Path) -> Iterator[Row]:
@@ -110,7 +123,10 @@ def _json(file: Path) -> Iterator[Row]:
     with _open(file) as stream:
         rows = _loads(stream.read(), str(file))
     if not isinstance(rows, list):
-        raise InputError(f"{file}: a JSON file must hold one list of rows; found {type(rows).__name__}")
+        raise InputError(
+            f"{file}: a JSON file must hold one list of rows, found {type(rows).__name__}; "
+            "name it .jsonl if every line is a row"
+        )
     for number, values in enumerate(rows, 1):
         yield _record(file, number, values, "row")
 
@@ -119,17 +135,23 @@ def _loads(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg} at character {error.pos})") from error
+        problem = f"{error.msg} at character {error.pos}"
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    raise InputError(f"{where}: not valid JSON ({problem}); correct it, or write the file again")
 
 
 def _csv(file: Path) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
-    with file.open(encoding="utf-8", newline="") as stream:
+    with _open(file) as stream:
         try:
             for number, values in enumerate(csv.DictReader(stream, strict=True), 2):
-                yield _record(file, number, values, "row")
+                row = _record(file, number, values, "row")
+                if None in values:
+                    raise row.fail("more values than columns; quote values that hold a comma")
+                yield row
         except csv.Error as error:
-            raise InputError(f"{file}: not a valid CSV file ({error})") from error
+            raise InputError(f"{file}: not a valid CSV file ({error}); write it again") from error
 
 
 def _parquet(file: Path) -> Iterator[Row]:
@@ -137,9 +159,10 @@ def _parquet(file: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(file).to_pylist()
+        rows = pq.ParquetFile(file).read().to_pylist()
     except pa.ArrowException as error:
-        raise InputError(f"{file}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        problem = str(error).splitlines()[0]
+        raise InputError(f"{file}: not a readable Parquet file ({problem}); copy it again") from error
     for number, values in enumerate(rows, 1):
         yield _record(file, number, values, "row")
 
@@ -150,7 +173,10 @@ def _saved_dataset(folder: Path) -> Iterator[Row]:
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:
-        raise InputError(f"{folder}: not a folder saved by datasets.save_to_disk") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{folder}: not a folder saved by datasets.save_to_disk ({reason}); give such a folder or a file"
+        ) from error
     splits = saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]
     rows = (values for split in splits for values in split)
     for number, values in enumerate(rows, 1):
@@ -168,10 +194,10 @@ def text(row: Row, name: str) -> str:
     """A field that must be text."""
     value = row.values.get(name)
     if value is None:
-        raise row.fail(f"{name!r} is missing; every row needs it")
+        raise row.missing(name, "every row needs it")
     if not isinstance(value, str):
         raise row.fail(f"{name!r} must be text, found {type(value).__name__}")
-    return value
+    return _characters(row, name, value)
 
 
 def identifier(row: Row) -> str:
@@ -179,13 +205,13 @@ def identifier(row: Row) -> str:
     if "id" not in row.values:
         return str(row.number)
     value = row.values["id"]
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    if value in (None, "") or (isinstance(value, float) and not math.isfinite(value)):
         raise row.fail("'id' is missing or NaN; give every row an id, or none of them")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise row.fail(f"'id' must be a number or text, found {type(value).__name__}")
-    return str(value)
+    return _characters(row, "id", str(value))
 
 
 def messages(row: Row, name: str) -> tuple[Message, ...] | None:
@@ -202,4 +228,14 @@ def _message(row: Row, name: str, turn: Any) -> Message:
     role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
     if not isinstance(content, str) or role not in ROLES:
         raise row.fail(f"{name!r} must hold messages with a 'role' ({', '.join(ROLES)}) and a text 'content'")
-    return Message(role, content)
+    return Message(role, _characters(row, name, content))
+
+
+def _characters(row: Row, name: str, value: str) -> str:
+    """The text, unless it cannot be written anywhere: JSON may escape half a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start])
+        raise row.fail(f"{name!r} holds {half}, half of a surrogate pair; write the whole character") from error
+    return value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 from orchestrator import driver, provenance, records, tables
@@ -76,7 +77,10 @@ def _prepare(settings: Settings, store: Store) -> Prepared:
     """Load the data, pin the models, see what the store has."""
     if not settings.models:
         known = ", ".join(sorted(file.stem for file in (CONF_DIR / "model").glob("*.yaml"))[:12])
-        raise InputError(f"no model: give model=[name,...] ({known}, ...), suite=NAME or +models.mine.path=DIR +models.mine.family=scalar")
+        raise InputError(
+            f"no model: give model=[name,...] (known: {known}), suite=NAME "
+            "or +models.mine.path=DIR +models.mine.family=scalar"
+        )
     benchmarks = {name: load_benchmark(settings, name) for name in settings.benchmarks or ("rewardbench",)}
     cuda = _uses_cuda(settings)
     models = tuple(pin_model(name, entry, cuda) for name, entry in settings.models.items())
@@ -127,7 +131,7 @@ def _execute(settings: Settings, store: Store, todo: Plan) -> Outcome:
     pool: Pool | None = None
     scheduler: Scheduler | None = None
     state = "done"
-    with _sigterm_as_interrupt(), Progress(todo) as progress:
+    with redirect_stdout(sys.stderr), _sigterm_as_interrupt(), Progress(todo) as progress:  # Ray prints to both
         try:
             pool = _pool(settings, store, requests)
             scheduler = Scheduler(todo.streams.values(), pool.capacity())
@@ -184,4 +188,3 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-

@@ -121,7 +121,11 @@ def _part_problems(rows: Sequence[Measurement], footer: Mapping[str, Any], finge
 
 def _conflicts(store: Store) -> list[str]:
     conflicts = {fingerprint: store.read(fingerprint).conflicts for fingerprint in store.fingerprints()}
-    return [f"measurements/{name}: {count} rows scored twice with different values" for name, count in conflicts.items() if count]
+    return [
+        f"measurements/{name}: {count} rows scored twice with different values"
+        for name, count in conflicts.items()
+        if count
+    ]
 
 
 def _known_requests(store: Store, problems: list[str], specs: dict[str, ModelSpec]) -> dict[str, Request]:
@@ -160,5 +164,7 @@ def _token_problems(store: Store, spec: ModelSpec | None, known: Mapping[str, Re
         say(f"note: {spec.name}: its tokens cannot be rendered here, so they were not checked ({error})")
         return 0, []
     wrong = sum(row.token_hash != found for row, found in zip(sample, hashes, strict=True))
-    problem = f"model {spec.name}: {wrong} of {len(sample)} rows were computed from other tokens than its tokenizer gives now"
+    problem = (
+        f"model {spec.name}: {wrong} of {len(sample)} rows were computed from other tokens than its tokenizer gives now"
+    )
     return len(sample), [problem] if wrong else []

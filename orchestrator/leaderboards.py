@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from orchestrator import records, tables
@@ -43,8 +44,9 @@ def leaderboard(settings: Settings) -> int:
 def scores(settings: Settings) -> int:
     """The verb: print one line a response."""
     store = existing_store(settings)
-    for name in selected_benchmarks(settings, records.load_runs(store)):
-        tables.print_scores(score_lines(store, settings, name), settings.output)
+    names = selected_benchmarks(settings, records.load_runs(store))
+    lines = chain.from_iterable(score_lines(store, settings, name) for name in names)
+    tables.print_scores(lines, settings.output)
     return 0
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.scheduler import Assign, Capacity, Command, Done, Event, Failed, Lint, Linted, Load, Ready, Start, Stop
+from orchestrator.scheduler import (
+    Assign,
+    Capacity,
+    Command,
+    Done,
+    Event,
+    Failed,
+    Lint,
+    Linted,
+    Load,
+    Ready,
+    Start,
+    Stop,
+)
 from workers.actor import Sink, Worker
 from workers.errors import EngineError, SweepError, boundary
 from workers.protocol import Request

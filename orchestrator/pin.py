@@ -27,6 +27,8 @@ CHOICES = {
     "bos": ("single", "keep"),
     "eos": ("keep", "expect", "append"),
 }
+TEXTS = ("family", "engine", "path", "revision", "tokenizer", "tokenizer_revision", "chat_template", "attention")
+SWITCHES = ("trust_remote_code", "allow_pickle")
 COUNTS = ("max_length", "gpus", "token_budget")
 COPIED = ("attention", "max_length", "truncation_side", "template_kwargs", "bos", "eos", "options", "token_budget")
 KEYS = {
@@ -59,22 +61,26 @@ class Pinned:
 def pin_model(name: str, entry: Mapping[str, Any], cuda: bool) -> Model:
     """The model behind `models.<name>`, for GPUs or for a CPU."""
     _check(name, entry)
-    family = plugins.resolve("workers.families", str(entry["family"]))
+    family = _plugin(name, "family", "workers.families", entry["family"])
     engine_name = entry.get("engine") or family.ENGINES[0]
-    engine = plugins.resolve("workers.engines", engine_name)
+    engine = _plugin(name, "engine", "workers.engines", engine_name)
     try:
         versions = environment(engine.PACKAGES)
     except ModelError as error:
         raise InputError(f"model {name!r}: engine {engine_name}: {error}") from error
     weights = _weights(name, entry) if engine.NEEDS_WEIGHTS else Pinned(f"builtin:{name}", None, "none")
-    tokenizer = _content(name, "tokenizer", entry["tokenizer"], entry.get("tokenizer_revision")) if entry.get("tokenizer") else None
+    tokenizer = (
+        _content(name, "tokenizer", entry["tokenizer"], entry.get("tokenizer_revision"))
+        if entry.get("tokenizer")
+        else None
+    )
     gpus = entry.get("gpus", 1) if cuda and engine.NEEDS_WEIGHTS else 0
     spec = ModelSpec(
         name=name,
         path=weights.path,
         revision=weights.revision,
         weights=weights.content,
-        family=str(entry["family"]),
+        family=entry["family"],
         family_version=family.VERSION,
         engine=engine_name,
         engine_version=engine.VERSION,
@@ -83,7 +89,7 @@ def pin_model(name: str, entry: Mapping[str, Any], cuda: bool) -> Model:
         tokenizer_revision=tokenizer.revision if tokenizer else None,
         tokenizer_files=tokenizer.content if tokenizer else None,
         dtype=_dtype(name, entry, weights) if gpus else "float32",
-        chat_template=_template(entry.get("chat_template")),
+        chat_template=_template(name, entry.get("chat_template")),
         trust_remote_code=bool(entry.get("trust_remote_code", False)),
         allow_pickle=bool(entry.get("allow_pickle", False)),
         gpus=gpus,
@@ -120,22 +126,38 @@ def _check(name: str, entry: Mapping[str, Any]) -> None:
     if not entry.get("family"):
         families = ", ".join(plugins.available("workers.families"))
         raise InputError(f"{key}.family is missing: set +{key}.family to one of {families}")
-    for field, choices in CHOICES.items():
-        if field in entry and entry[field] not in choices:
-            raise InputError(f"{key}.{field}={entry[field]}: must be one of {', '.join(choices)}")
-    for field in COUNTS:
-        value = entry.get(field)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InputError(f"{key}.{field}={value}: must be a whole number of at least 1")
-    for field in ("options", "template_kwargs"):
-        if not isinstance(entry.get(field, {}), Mapping):
-            raise InputError(f"{key}.{field}: must hold keys and values")
+    for field, value in entry.items():
+        if (problem := _problem(str(field), value)) is not None:
+            raise InputError(f"{key}.{field}={value}: {problem}")
+
+
+def _problem(field: str, value: Any) -> str | None:
+    """What is wrong with one value of a model's file, None if nothing is."""
+    if field in CHOICES and value not in CHOICES[field]:
+        return f"must be one of {', '.join(CHOICES[field])}"
+    if field in TEXTS and value is not None and not isinstance(value, str):
+        return f"must be text; quote it: '{field}=\"{value}\"'"
+    if field in SWITCHES and not isinstance(value, bool):
+        return "must be true or false, without quotes"
+    if field in COUNTS and value is not None and (type(value) is not int or value < 1):
+        return "must be a whole number of at least 1"
+    if field in ("options", "template_kwargs") and not isinstance(value, Mapping):
+        return "must hold keys and values"
+    return None
+
+
+def _plugin(name: str, field: str, package: str, value: str) -> Any:
+    """The module behind `models.<name>.<field>`."""
+    known = plugins.available(package)
+    if "." not in value and value not in known:
+        raise InputError(f"models.{name}.{field}: {plugins.unknown(value, known, field)}")
+    return plugins.resolve(package, value)
 
 
 def _weights(name: str, entry: Mapping[str, Any]) -> Pinned:
     if not entry.get("path"):
         raise InputError(f"models.{name}.path is missing: set it to a checkpoint's folder or hub id")
-    pinned = _content(name, "path", str(entry["path"]), entry.get("revision"))
+    pinned = _content(name, "path", entry["path"], entry.get("revision"))
     if entry.get("trust_remote_code") and pinned.revision and not COMMIT.fullmatch(str(entry.get("revision"))):
         raise InputError(
             f"models.{name}.trust_remote_code: remote code runs only from a pinned commit; "
@@ -151,7 +173,9 @@ def _content(name: str, field: str, path: str, revision: str | None) -> Pinned:
         if not (folder / "config.json").exists() and field == "path":
             raise InputError(f"models.{name}.{field}={path}: no config.json in this folder; it is not a checkpoint")
         return Pinned(str(folder.resolve()), None, hash_folder(folder))
-    if folder.exists() or path.startswith((".", "/", "~")) or not HUB_ID.fullmatch(path):
+    if folder.exists():
+        raise InputError(f"models.{name}.{field}={path}: a file; give the folder that holds it")
+    if path.startswith((".", "/", "~")) or not HUB_ID.fullmatch(path):
         raise InputError(f"models.{name}.{field}={path}: no such folder; check the path")
     commit = revision if revision and COMMIT.fullmatch(revision) else _commit(name, field, path, revision)
     return Pinned(path, commit, f"hub:{path}@{commit}")
@@ -178,22 +202,30 @@ def _dtype(name: str, entry: Mapping[str, Any], weights: Pinned) -> str:
     if chosen != "auto":
         return str(chosen)
     config = Path(weights.path) / "config.json"
-    values = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+    try:
+        values = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+    except ValueError as error:
+        raise InputError(f"models.{name}.path={entry['path']}: its config.json is damaged ({error})") from error
     saved = values.get("dtype") or values.get("torch_dtype")
     if saved not in DTYPES:
-        raise InputError(f"models.{name}.dtype is missing and the checkpoint does not say it; set one of {', '.join(DTYPES)}")
+        raise InputError(
+            f"models.{name}.dtype is missing and the checkpoint does not say it; set one of {', '.join(DTYPES)}"
+        )
     return str(saved)
 
 
-def _template(value: str | None) -> str | None:
+def _template(name: str, value: str | None) -> str | None:
     """The text of a .jinja file or of a named template."""
     if value is None:
         return None
     if value.endswith(".jinja"):
         path = Path(value).expanduser()
         if not path.is_file():
-            raise InputError(f"chat_template={value}: no such file; give a .jinja file or the name of a template")
+            raise InputError(
+                f"models.{name}.chat_template={value}: no such file; give a .jinja file or the name of a template"
+            )
         return path.read_text(encoding="utf-8")
-    return named_template(value)
-
-
+    try:
+        return named_template(value)
+    except InputError as error:
+        raise InputError(f"models.{name}.chat_template: {error}") from error

@@ -89,7 +89,9 @@ def make_plan(
     places: dict[str, dict[str, str]] = {}
     specs: dict[str, ModelSpec] = {}
     needs = {
-        (name, kind): wanted(kind, rows) for kind in {model.family for model in models} for name, rows in benchmarks.items()
+        (name, kind): wanted(kind, rows)
+        for kind in {model.family for model in models}
+        for name, rows in benchmarks.items()
     }
     for model in models:
         for name in benchmarks:
@@ -126,7 +128,11 @@ def _stream_plan(
     owed = sorted((requests[name] for name in requests.keys() - present), key=_longest_first)
     starts = range(0, len(owed), shard_rows)
     shards = tuple(
-        Shard(f"{spec.fingerprint[:12]}-{start // shard_rows:05d}", spec.fingerprint, tuple(owed[start : start + shard_rows]))
+        Shard(
+            f"{spec.fingerprint[:12]}-{start // shard_rows:05d}",
+            spec.fingerprint,
+            tuple(owed[start : start + shard_rows]),
+        )
         for start in starts
     )
     reason = _reason(spec, len(requests), len(owed), earlier)
@@ -148,7 +154,9 @@ def _reason(spec: ModelSpec, total: int, owed: int, earlier: Mapping[str, Any] |
     changed = sorted(name for name, value in spec.identity.items() if _plain(value) != _plain(earlier.get(name)))
     if not changed:
         return "new data"
-    return "changed: " + ", ".join(f"{name} {_short(earlier.get(name))} -> {_short(spec.identity[name])}" for name in changed)
+    return "changed: " + ", ".join(
+        f"{name} {_short(earlier.get(name))} -> {_short(spec.identity[name])}" for name in changed
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a live table on a terminal, a line a minute otherwise. Never standard output."""
+"""What a person sees while a sweep runs, on standard error: a live table on a terminal, else a line a minute."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
         if self._scheduler is not None:
@@ -87,8 +89,10 @@ class Progress:
         stream = self._plan.streams[state.stream]
         for finding in findings:
             subsets = Counter(stream.subsets[index] for index in finding.requests)
-            places = ", ".join(f"{name} {count}" for name, count in sorted(subsets.items()))
-            where = f" ({subsets.total()} of {len(stream.owed)} responses: {places})" if subsets else ""
+            places = ": " + ", ".join(f"{name} {count}" for name, count in sorted(subsets.items()))
+            everywhere = subsets.total() == len(stream.owed)
+            count = f"all {len(stream.owed)}" if everywhere else f"{subsets.total()} of {len(stream.owed)}"
+            where = f" ({count} responses{'' if everywhere else places})" if subsets else ""
             say(f"{stream.spec.name}: preflight {finding.severity}: {finding.check}: {finding.message}{where}")
 
     def _report_failures(self) -> None:

@@ -5,14 +5,16 @@ With an empty address Ray runs embedded, for this process alone; otherwise the w
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
-from typing import Any
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
 from urllib.parse import urlsplit
-
-import ray
-import ray.exceptions
 
 from orchestrator.paths import PACKAGE
 from orchestrator.scheduler import (
@@ -34,18 +36,28 @@ from workers.actor import Sink, Worker
 from workers.errors import EngineError, InputError, SweepError
 from workers.protocol import Request
 
+# Ray reads these when it is imported. A cluster asks for a token by default, a joining driver sends none by default.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or (Path.home() / ".ray" / "auth_token").exists():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+import ray
+import ray.exceptions
+
 CONNECT_SECONDS = 10.0
 
 
 class RayPool:
     """Actors on an embedded or a remote Ray cluster."""
 
-    def __init__(self, sink: Sink, requests: Mapping[str, Sequence[Request]], address: str, workers: int | None) -> None:
+    def __init__(
+        self, sink: Sink, requests: Mapping[str, Sequence[Request]], address: str, workers: int | None
+    ) -> None:
         self._requests = requests
         self._workers = workers
         self._actors: dict[int, Any] = {}
         self._tasks: dict[Any, tuple[int, Command]] = {}
-        self._lost: list[Event] = []
         connect(address)
         self._sink = sink
 
@@ -54,7 +66,9 @@ class RayPool:
         match command:
             case Start(number, spec):
                 resources = {"num_gpus": spec.gpus, "num_cpus": 1}
-                actor = ray.remote(Worker).options(max_restarts=0, name=f"{spec.name}-{number}-{os.getpid()}", **resources)
+                actor = ray.remote(Worker).options(
+                    max_restarts=0, name=f"{spec.name}-{number}-{os.getpid()}", **resources
+                )
                 self._actors[number] = actor.remote(spec, self._sink)
             case Lint(number, stream):
                 self._follow(self._actors[number].lint.remote(list(self._requests[stream])), number, command)
@@ -85,7 +99,7 @@ class RayPool:
 
     def capacity(self) -> Capacity:
         """The cluster's resources, at most the configured number of workers."""
-        resources = ray.cluster_resources()
+        resources = _resources()
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         return Capacity(min(cpus, self._workers or cpus), min(gpus, self._workers or gpus))
 
@@ -106,30 +120,54 @@ def connect(address: str) -> None:
     if address and address != "auto":
         _check_reachable(address)
     os.chdir(PACKAGE.parent)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; silences its warning
     options: dict[str, Any] = {"include_dashboard": False} if not address else {}
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level="ERROR",
-            configure_logging=True,
-            ignore_reinit_error=True,
-            **options,
-        )
-    except Exception as error:
-        if not address:
-            raise InputError(f"cannot start an embedded Ray: {_first_line(error)}") from error
-        raise InputError(
-            f"ray.address={address}: cannot join: {_first_line(error)}; check the address, "
-            "the Ray version and RAY_AUTH_TOKEN, or leave ray.address empty for an embedded Ray"
-        ) from error
+    with _native_log() as log:
+        try:
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                ignore_reinit_error=True,
+                **options,
+            )
+        except Exception as error:
+            if not address:
+                raise InputError(f"cannot start an embedded Ray: {_first_line(error)}") from error
+            log.seek(0)
+            token = b"InvalidAuthToken" in log.read()
+            reason = "its authentication token is missing or wrong here" if token else _first_line(error)
+            remedy = (
+                "set RAY_AUTH_TOKEN to the cluster's"
+                if token
+                else "check the address and that both run one Ray version"
+            )
+            raise InputError(f"ray.address={address}: cannot join: {reason}; {remedy}") from error
+
+
+@contextmanager
+def _native_log() -> Iterator[IO[bytes]]:
+    """Standard error, while Ray's native code writes retries to it, kept apart in a file."""
+    with tempfile.TemporaryFile() as log:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        try:
+            yield log
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def cluster_gpus(address: str) -> int:
     """The GPUs of a running cluster, which this joins."""
     connect(address)
-    return int(ray.cluster_resources().get("GPU", 0))
+    return int(_resources().get("GPU", 0))
+
+
+def _resources() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
 
 
 def _check_reachable(address: str) -> None:

@@ -156,7 +156,9 @@ def load_examples(store: Store, benchmark: str, name: str) -> list[Example]:
     except (pa.ArrowException, KeyError, TypeError) as error:
         raise StoreError(f"store={store.uri}: {path} is damaged; give the data again: data.{benchmark}=FILE") from error
     if data_hash(examples) != name:
-        raise StoreError(f"store={store.uri}: {path} does not match its name; give the data again: data.{benchmark}=FILE")
+        raise StoreError(
+            f"store={store.uri}: {path} does not match its name; give the data again: data.{benchmark}=FILE"
+        )
     return examples
 
 

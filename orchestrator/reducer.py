@@ -91,7 +91,8 @@ def reduce(
     """The leaderboard of a benchmark under a rule."""
     needs = {kind: wanted(kind, examples) for kind in {model.family for model in models}}
     entries = [
-        _entry(model, rule, score_rows(model, needs[model.family], lookup), failures.get(model.name)) for model in models
+        _entry(model, rule, score_rows(model, needs[model.family], lookup), failures.get(model.name))
+        for model in models
     ]
     return Leaderboard(benchmark, rule.name, data_hash, tuple(sorted(entries, key=_best_first)))
 

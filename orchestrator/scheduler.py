@@ -227,7 +227,10 @@ class Scheduler:
             return self._give_up(stream, str(event.error))
         del self.workers[event.worker]
         final = isinstance(event.error, OutOfMemory)
-        commands: list[Command] = [Stop(event.worker), *self._retry(worker, stream, str(event.error), final, counts=True)]
+        commands: list[Command] = [
+            Stop(event.worker),
+            *self._retry(worker, stream, str(event.error), final, counts=True),
+        ]
         exhausted = worker.shard is not None and worker.shard in [shard for shard, _ in stream.failures]
         if isinstance(event.error, StoreError) and (exhausted or worker.shard is None):
             self.aborted = event.error

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -28,7 +29,7 @@ def boards(found: Sequence[Leaderboard], output: str) -> str:
     if output == "json":
         return as_json(found)
     if output == "csv":
-        return as_csv(found)
+        return as_csv(found).rstrip("\n")
     if output == "markdown":
         return "\n".join(as_markdown(board) for board in found)
     return "\n".join(_as_text(board) for board in found)
@@ -131,14 +132,20 @@ def plan(found: Plan, output: str) -> str:
     if output == "csv":
         return "\n".join(_csv_line(line) for line in [header, *lines])
     if output == "markdown":
-        return "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in [header, ["---"] * len(header), *lines])
+        return "\n".join(
+            "| " + " | ".join(map(_markdown, line)) + " |" for line in [header, ["---"] * len(header), *lines]
+        )
     total = f"{found.owed} of {found.total} measurements are owed"
     return _text_table(header, lines, "plan") + total
 
 
 def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:
     """Stream scores to standard output; text shows the first rows only when it goes to a terminal."""
-    if output in ("jsonl", "json"):
+    if output == "json":
+        found = [{**line, "score": _finite(line["score"])} for line in lines]
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    if output == "jsonl":
         for line in lines:
             print(json.dumps({**line, "score": _finite(line["score"])}, ensure_ascii=False))
         return
@@ -151,7 +158,11 @@ def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:
     if output == "csv":
         print("\n".join(_csv_line(line) for line in [header, *cells]))
     elif output == "markdown":
-        print("\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in [header, ["---"] * len(header), *cells]))
+        print(
+            "\n".join(
+                "| " + " | ".join(map(_markdown, line)) + " |" for line in [header, ["---"] * len(header), *cells]
+            )
+        )
     else:
         print(_text_table(header, cells, "scores"), end="")
 
@@ -212,4 +223,6 @@ def _csv_line(cells: Sequence[str]) -> str:
 
 
 def _markdown(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Text that Markdown shows as it is: no markup, link or HTML, and no further cell or line."""
+    one_line = " ".join(cell.splitlines())
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", one_line.replace("&", "&amp;").replace("<", "&lt;"))

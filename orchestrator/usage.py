@@ -74,7 +74,7 @@ examples
 """,
     ),
     "leaderboard": (
-        "rewardsweep leaderboard: print the leaderboard of what a store holds. All models and benchmarks unless named.\n",
+        "rewardsweep leaderboard: print the leaderboard of a store; all models and benchmarks unless named.\n",
         SELECTION + STORE,
         """\
 examples

@@ -30,7 +30,9 @@ def environment(packages: Sequence[str]) -> tuple[tuple[str, str], ...]:
         try:
             found.append((package, metadata.version(package).partition("+")[0]))
         except metadata.PackageNotFoundError as error:
-            raise ModelError(f"{package} is not installed; install rewardsweep with the extra that brings it") from error
+            raise ModelError(
+                f"{package} is not installed; install rewardsweep with the extra that brings it"
+            ) from error
     return tuple(found)
 
 

@@ -1,8 +1,8 @@
 """Tiny reward models with random weights, built on the spot: for demos, tests and benchmarks without a network.
 
-A checkpoint is what a hub download would be: config.json, model.safetensors, tokenizer.json and
-tokenizer_config.json, readable by transformers 4.51 and 5. Equal arguments give byte-identical weights and
-tokenizer. Weights are larger than usual at initialisation, so that scores differ between conversations.
+A checkpoint is what a hub download would be, readable by transformers 4.51 and 5. Equal arguments give
+byte-identical weights and tokenizer on a machine. Weights start larger than usual, so that scores of two
+conversations differ by far more than float32 noise.
 """
 
 from __future__ import annotations
@@ -10,187 +10,116 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 POSITIONS = 8192
-"""Context of every checkpoint, also of those with absolute positions."""
-
-DEMO = ("llama", "gpt-neox", "bert")
+CAUSAL_GAIN, ENCODER_GAIN = 0.7, 1.0
+"""Standard deviation of the weights, times the square root of the hidden size: scores spread over about one."""
 
 WORDS = """
 the of and to in is you that it for on are with as this be at have from or by not but what all were when we there can
-your which their will each about how if out up other many then them these some would make like him into time has look
-two more write see number no way could people my than first water been call who its now find long down day did get come
-made may part over new sound take only little work know place year live back give most very after thing our just name
-good sentence man think say great where help through much before line right too mean old any same tell boy follow want
-show also around form three small set put end does another well large must big even such because turn here why ask went
-read need different move try kind hand picture again change off play spell air away animal house point page letter
-mother answer found study still learn should world high every near add food between own below country last school
-father keep tree never start city earth eye light thought head under story saw left few while along might close
-something seem next hard open example begin life always those both paper together got group often run important until
-child feet side car mile night walk white sea began grow took river four carry state once book hear stop without second
-later miss idea enough eat face watch far really almost let above girl sometimes mountain cut young talk soon list song
-being leave family function return string integer value input output result array vector element index loop error code
-python class method variable test check true false none self print range length count step solution equation therefore
-total sum positive negative prime factor formula simplify expression square root triangle angle probability question
-language model information provide use using include consider ensure process system person health safe safety legal
-illegal harmful sorry cannot assist request understand advice recommend support resource community history culture
-government market business product customer service company computer software network data research science theory
-energy physical chemical material temperature pressure movie music game art author character poem recipe ingredient cook
-minute hour week month morning email message report summary detail user assistant instruction prompt response following
-remember possible however instead various several specific common experience create develop improve increase reduce
-require problem reason"""
+your which their will each about how if out up other many then them these some would make like into time has look two
+more write see number no way could people my than first its now find long made may part over new only work know give
+return string integer value input output array vector element index loop error code class method test true false print
+length count step solution equation total prime factor simplify root triangle question language model information
+provide use include consider ensure process system person health safe legal harmful sorry cannot assist understand
+recommend support history culture business company computer network data research science energy music game recipe"""
 ENDINGS = ("", "", "", "", "s", "ed", "ing", "er", "ly", "ion", "able", "ment", "n't", "'s")
-MARKS = (
-    ". ",
-    ". ",
-    ", ",
-    ", ",
-    "? ",
-    "! ",
-    ": ",
-    "; ",
-    ".\n\n",
-    "\n- ",
-    "\n\n1. **",
-    "** ",
-    " (",
-    ") ",
-    " = ",
-    '"',
-    "(",
-)
+MARKS = (". ", ". ", ", ", ", ", "? ", "! ", ": ", "; ", ".\n\n", "\n- ", "\n\n1. **", "** ", " (", ") ", " = ", '"')
 SNIPPETS = (
     "def solve(values: List[int]) -> bool:\n    for i in range(len(values)):\n        if values[i] == 0:\n",
-    "#include <vector>\nstd::vector<int> result;\n    for (int i = 0; i < n; i++) {\n        result.push_back(i);\n    }\n",
-    "func Solve(x []int) (out string) {\n\tfor i, v := range x {\n\t\tif v != 0 {\n\t\t\treturn\n\t\t}\n\t}\n}\n",
-    "public static int count(String text) {\n        return text.length();\n    }\n}\n```\n\n```java\n",
-    "\\[ x^2 + \\frac{a}{b} = \\sqrt{c} \\]\n\n# Answer\n\n<|user|>\n<|assistant|>\nuser: assistant: ",
+    "\\[ x^2 + \\frac{a}{b} = \\sqrt{c} \\]\n\n```java\n    public static String get() {\n<|user|>\n<|assistant|>\n",
 )
-
 TURNS = (
     "{% for turn in messages %}{{ '<|' + turn['role'] + '|>\\n' + turn['content'] }}"
-    "{% if turn['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% if not loop.last %}{{ '\\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '\\n<|assistant|>\\n' }}{% endif %}"
-)
-PLAIN_TURNS = (
-    "{% for turn in messages %}{{ turn['role'] + ': ' + turn['content'] }}"
-    "{% if not loop.last %}{{ ' ' + sep_token + ' ' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ ' ' + sep_token + ' assistant: ' }}{% endif %}"
+    "{% if turn['role'] == 'assistant' and eos_token %}{{ eos_token }}{% endif %}"
+    "{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\\n<|assistant|>\\n' }}{% endif %}"
 )
 LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 GPT_TOKENS = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
 BERT_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-DEBERTA = {
-    "relative_attention": True,
-    "position_buckets": 256,
-    "norm_rel_ebd": "layer_norm",
-    "share_att_key": True,
-    "pos_att_type": ["p2c", "c2p"],
-    "position_biased_input": False,
-}
+_DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+_BUCKETS = {"position_buckets": 256, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+
+
+def corpus() -> list[str]:
+    """Made-up English, markdown and code, the same at every call."""
+    draw, words, texts = random.Random(0), WORDS.split(), []
+    for _ in range(400):
+        parts = [draw.choice(SNIPPETS)]
+        for word in draw.choices(words, [1 / (rank + 10) for rank in range(len(words))], k=100):
+            written = (word.capitalize() if draw.random() < 0.15 else word) + draw.choice(ENDINGS)
+            parts.append(written + (draw.choice(MARKS) if draw.random() < 0.15 else " "))
+        texts.append("".join(parts) + f"{draw.randrange(1000)} {draw.randrange(100)}")
+    return texts
 
 
 def byte_level(texts: Iterable[str], vocab_size: int, tokens: Mapping[str, str], *, bos: bool) -> Any:
-    """A byte-level BPE: any text round-trips. With `bos`, it puts the BOS in front itself."""
+    """A byte-level BPE: any text round-trips. With `bos` it puts the BOS in front by itself."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=list(dict.fromkeys(tokens.values())),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    special, alphabet = list(dict.fromkeys(tokens.values())), pre_tokenizers.ByteLevel.alphabet()
+    trainer: Any = partial(trainers.BpeTrainer, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(texts, trainer(vocab_size=vocab_size, show_progress=False))
     if bos:
-        start = tokens["bos_token"]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{start} $A", pair=f"{start} $A $B:1", special_tokens=[(start, tokenizer.token_to_id(start))]
-        )
+        start = (tokens["bos_token"], tokenizer.token_to_id(tokens["bos_token"]))
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{start[0]} $A", special_tokens=[start])
     return tokenizer
 
 
 def word_piece(texts: Iterable[str], vocab_size: int, tokens: Mapping[str, str]) -> Any:
-    """A lower-casing WordPiece with [CLS] and [SEP] around a text.
-
-    The library's trainer orders equal pieces by chance; here the pieces that save the most characters are taken.
-    """
+    """A lower-casing WordPiece of the pieces that save the most characters: the library's trainer is not repeatable."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    savings: Counter[str] = Counter()
+    saved: Counter[str] = Counter()
     for word, count in words.items():
-        for start in range(len(word)):
-            for end in range(start + 2, len(word) + 1):
-                savings["##" * (start > 0) + word[start:end]] += count * (end - start - 1)
-    letters = sorted({*map(chr, range(33, 127)), *"".join(words)} - set("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-    ranked = sorted(savings, key=lambda piece: (-savings[piece], piece))
-    pieces = [*tokens.values(), *letters, *(f"##{letter}" for letter in letters), *ranked][:vocab_size]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+        for start, end in combinations(range(len(word) + 1), 2):
+            saved["##" * (start > 0) + word[start:end]] += count * (end - start - 1)
+    letters = sorted({*string.digits, *string.ascii_lowercase, *string.punctuation, *"".join(words)})
+    ranked = sorted((piece for piece in saved if saved[piece]), key=lambda piece: (-saved[piece], piece))
+    pieces = [*tokens.values(), *letters, *(f"##{letter}" for letter in letters), *ranked]
+    vocabulary = {piece: index for index, piece in enumerate(pieces[:vocab_size])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=tokens["unk_token"]))
     tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, splitter, decoders.WordPiece()
     tokenizer.add_special_tokens(list(tokens.values()))
     around = [(token, vocabulary[token]) for token in (tokens["cls_token"], tokens["sep_token"])]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=around
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
     return tokenizer
-
-
-def corpus(documents: int = 400) -> list[str]:
-    """Made-up English, markdown and code, the same at every call."""
-    draw = random.Random(0)
-    words = WORDS.split()
-    weights = list(accumulate(1 / (rank + 10) for rank in range(len(words))))
-    texts = []
-    for _ in range(documents):
-        parts = [draw.choice(SNIPPETS)]
-        for word in draw.choices(words, cum_weights=weights, k=100):
-            word += draw.choice(ENDINGS)
-            mark = draw.choice(MARKS) if draw.random() < 0.15 else " "
-            parts.append((word.capitalize() if draw.random() < 0.15 else word) + mark)
-        texts.append("".join(parts) + f"{draw.randrange(1000)} {draw.randrange(100)}")
-    return texts
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one kind of checkpoint differs: `config` holds what is not the same for all of them."""
+    """What tells one kind of checkpoint from the others; `config` extends what all of them share."""
 
     tokenizer: Callable[[Iterable[str], int, Mapping[str, str]], Any]
     tokens: Mapping[str, str]
     template: str
-    gain: float
+    causal: bool
     config: Mapping[str, Any]
-    causal: bool = True
 
 
+_BOS, _BARE = partial(byte_level, bos=True), partial(byte_level, bos=False)
+_ROPE, _PARTIAL_ROPE = {"rope_theta": 10000.0}, {"rotary_pct": 0.25, "rotary_emb_base": 10000}
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture(
-        partial(byte_level, bos=True),
-        LLAMA_TOKENS,
-        "{{ bos_token }}" + TURNS,
-        2.0,
-        {"num_key_value_heads": 2, "rope_theta": 10000.0},
-    ),
-    "gpt-neox": Architecture(
-        partial(byte_level, bos=False), GPT_TOKENS, TURNS, 2.0, {"rotary_pct": 0.25, "rotary_emb_base": 10000}
-    ),
-    "gpt2": Architecture(partial(byte_level, bos=False), GPT_TOKENS, TURNS, 2.0, {}),
-    "bert": Architecture(word_piece, BERT_TOKENS, PLAIN_TURNS, 2.0, {}, causal=False),
-    "deberta-v2": Architecture(word_piece, BERT_TOKENS, PLAIN_TURNS, 2.0, DEBERTA, causal=False),
+    "llama": Architecture(_BOS, LLAMA_TOKENS, "{{ bos_token }}" + TURNS, True, _ROPE),
+    "gpt-neox": Architecture(_BARE, GPT_TOKENS, TURNS, True, _PARTIAL_ROPE),
+    "gpt2": Architecture(_BARE, GPT_TOKENS, TURNS, True, {}),
+    "bert": Architecture(word_piece, BERT_TOKENS, TURNS, False, {}),
+    "deberta-v2": Architecture(word_piece, BERT_TOKENS, TURNS, False, _DISENTANGLED | _BUCKETS),
 }
-"""By name; the model type of transformers is the name without its hyphen where it has none (`gpt_neox`)."""
 
 
 def build(
@@ -204,48 +133,42 @@ def build(
     vocab_size: int = 2000,
     causal: bool = False,
 ) -> Path:
-    """Write a checkpoint with one reward output, or with `causal` a language model, and return its folder.
+    """Write a reward model, or with `causal` a language model, and return its folder.
 
-    `hidden_size` is a multiple of 32 (heads are 16 wide); `texts` trains the tokenizer in place of the corpus.
+    `hidden_size` is a multiple of 16 (the width of a head); `texts` replaces the corpus the tokenizer is trained on.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     kind = ARCHITECTURES[architecture]
     if causal and not kind.causal:
-        raise ValueError(
-            f"{architecture} is no causal model; causal are {[n for n, k in ARCHITECTURES.items() if k.causal]}"
-        )
+        raise ValueError(f"{architecture} has no causal model; {[n for n, k in ARCHITECTURES.items() if k.causal]} do")
     tokenizer = kind.tokenizer(corpus() if texts is None else texts, vocab_size, kind.tokens)
-    ids = {
-        f"{name.removesuffix('_token')}_token_id": tokenizer.token_to_id(token) for name, token in kind.tokens.items()
-    }
+    ids = {f"{name}_id": tokenizer.token_to_id(token) for name, token in kind.tokens.items()}
+    shape = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size, "num_hidden_layers": layers}
+    shape |= {"num_attention_heads": hidden_size // 16, "max_position_embeddings": POSITIONS, "num_labels": 1}
     config = AutoConfig.for_model(
         architecture.replace("gpt-neox", "gpt_neox"),
         vocab_size=max(vocab_size, tokenizer.get_vocab_size()),
-        hidden_size=hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden_size // 16,
-        intermediate_size=4 * hidden_size,
-        max_position_embeddings=POSITIONS,
-        initializer_range=kind.gain / hidden_size**0.5,
-        **({} if causal else {"num_labels": 1}),
-        **kind.config,
+        initializer_range=(CAUSAL_GAIN if kind.causal else ENCODER_GAIN) / hidden_size**0.5,
         **{name: ids.get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        **shape,
+        **kind.config,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        loader = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
-        model = loader.from_config(config, dtype=torch.float32)
-    model.save_pretrained(folder)
+        auto: Any = AutoModelForCausalLM if causal else AutoModelForSequenceClassification
+        auto.from_config(config, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     _for_both_versions(folder, kind)
     return folder
 
 
 def _for_both_versions(folder: Path, kind: Architecture) -> None:
-    """The tokenizer's configuration, and the model's with the keys that transformers 4 reads added."""
-    tokenizer_config = {
+    """The tokenizer's configuration, and in the model's the keys that only transformers 4 reads."""
+    tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": POSITIONS,
@@ -253,26 +176,27 @@ def _for_both_versions(folder: Path, kind: Architecture) -> None:
         **kind.tokens,
         "chat_template": kind.template,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config = {**config, **kind.config, "torch_dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | {
+        **kind.config,
+        "torch_dtype": "float32",
+    }
+    for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Build a small zoo and one model file for each of its checkpoints."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description="Build tiny reward models and their model files.")
     parser.add_argument("folder", type=Path, help="gets zoo/<name>/ and conf/model/<name>.yaml")
     folder = parser.parse_args().folder.resolve()
-    for architecture in DEMO:
+    (models := folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
+    for architecture in ("llama", "gpt-neox", "bert"):
         name = f"tiny-{architecture}"
         path = folder / "zoo" / name
-        there = (path / "tokenizer_config.json").exists()
-        if not there:
+        if not (there := (path / "tokenizer_config.json").exists()):
             build(path, architecture)
-        model_file = folder / "conf" / "model" / f"{name}.yaml"
-        model_file.parent.mkdir(parents=True, exist_ok=True)
-        model_file.write_text(f"# @package models\n{name}:\n  path: {path}\n  family: scalar\n", encoding="utf-8")
+        entry = f"# @package models\n{name}:\n  path: {path}\n  family: scalar\n"
+        (models / f"{name}.yaml").write_text(entry, encoding="utf-8")
         print(f"{name}: {path} ({'already there' if there else 'built'})")
 
 

@@ -130,7 +130,10 @@ class Benchmark:
 
 def find(name: str) -> Benchmark:
     """The benchmark of that name; `InputError` lists what exists."""
-    benchmark = plugins.resolve("orchestrator.benchmarks", name).BENCHMARK
+    known = plugins.available(__name__)
+    if "." not in name and name not in known:
+        raise InputError(plugins.unknown(name, known, "benchmark"))
+    benchmark = plugins.resolve(__name__, name).BENCHMARK
     assert isinstance(benchmark, Benchmark)
     return benchmark
 

@@ -21,7 +21,7 @@ def parse(rows: Iterable[Row]) -> list[Example]:
 
 
 def _example(row: Row) -> Example:
-    subset = data.text(row, "subset") if row.values.get("subset") is not None else "all"
+    subset = "all" if row.values.get("subset") in (None, "") else data.text(row, "subset")
     prompt, chosen = _conversation(row, "chosen")
     prompt_again, rejected = _conversation(row, "rejected")
     if prompt != prompt_again:
@@ -35,7 +35,7 @@ def _conversation(row: Row, name: str) -> tuple[tuple[Message, ...], str]:
     turns = data.messages(row, name)
     if turns is None:
         if prompt is None:
-            raise row.fail("'prompt' is missing; it is needed unless chosen and rejected are whole conversations")
+            raise row.missing("prompt", "it is needed unless chosen and rejected are whole conversations")
         return prompt, data.text(row, name)
     if not turns or turns[-1].role != "assistant":
         raise row.fail(f"{name!r} must end with an assistant message")

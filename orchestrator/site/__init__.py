@@ -13,7 +13,9 @@ from orchestrator.tables import notes_on, percent
 
 def page(board: Leaderboard) -> str:
     """The HTML of a leaderboard."""
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
     environment.filters["percent"] = percent
     template = environment.get_template("leaderboard.html.jinja")
     return template.render(board=board, notes=notes_on(board), version=__version__)

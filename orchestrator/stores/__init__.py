@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from workers.protocol import Measurement, ModelSpec
 
@@ -41,8 +41,8 @@ class Store(Protocol):
     def exists(self) -> bool:
         """Whether a store was ever prepared here."""
 
-    def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> str:
-        """Keep rows of one model as a new part; its path."""
+    def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> None:
+        """Keep rows of one model as a new part."""
 
     def read(self, fingerprint: str) -> Stream:
         """All sound rows of a fingerprint."""
@@ -60,7 +60,7 @@ class Store(Protocol):
         """Paths of all files below a folder, sorted."""
 
 
-def open_store(uri: str, facts: Mapping[str, str] | None = None) -> Any:
+def open_store(uri: str, facts: Mapping[str, str] | None = None) -> Store:
     """The store at a path or URI; `facts` go into the footer of every part it writes."""
     from orchestrator.stores.parquet import ParquetStore
 

@@ -78,7 +78,7 @@ class ParquetStore:
         """Whether `prepare` ever ran here."""
         return self.load("store.json") is not None
 
-    def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> str:
+    def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> None:
         """One part with all rows; the footer holds the identity, the driver's facts and the worker's."""
         footer = {
             "schema": SCHEMA,
@@ -91,7 +91,7 @@ class ParquetStore:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         name = hashlib.sha256(buffer.getvalue()).hexdigest()
-        return self.save(f"measurements/{spec.fingerprint}/{name}.parquet", buffer.getvalue())
+        self.save(f"measurements/{spec.fingerprint}/{name}.parquet", buffer.getvalue())
 
     def read(self, fingerprint: str) -> Stream:
         """The union of all sound parts; the first part wins where two disagree."""

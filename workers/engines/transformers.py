@@ -59,7 +59,9 @@ class TransformersEngine:
                 self._budget = max(1, self._budget // 2)
             else:
                 size = len(rendered[batch[0]].ids)
-                raise OutOfMemory(f"model {self._spec.name!r}: one conversation of {size} tokens does not fit in memory")
+                raise OutOfMemory(
+                    f"model {self._spec.name!r}: one conversation of {size} tokens does not fit in memory"
+                )
         return [_output(row, scores[position]) for position, row in enumerate(rendered)]
 
     def _forward(self, rows: Sequence[Rendered]) -> list[float] | None:
@@ -89,9 +91,7 @@ class TransformersEngine:
             "input_ids": [[*row.ids, *[self._pad] * pad] for row, pad in zip(rows, padding, strict=True)]
         }
         if any(padding):
-            columns["attention_mask"] = [
-                [1] * len(row.ids) + [0] * pad for row, pad in zip(rows, padding, strict=True)
-            ]
+            columns["attention_mask"] = [[1] * len(row.ids) + [0] * pad for row, pad in zip(rows, padding, strict=True)]
         if rows[0].type_ids is not None:
             columns["token_type_ids"] = [
                 [*(row.type_ids or ()), *[0] * pad] for row, pad in zip(rows, padding, strict=True)
@@ -132,7 +132,9 @@ def lint(spec: ModelSpec, requests: Sequence[Request]) -> list[Finding]:
     renderer = _renderer(spec, config)
     findings = preflight.lint(renderer, requests, getattr(_text_config(config), "vocab_size", None))
     if _pad_id(config, renderer.tokenizer) == renderer.tokenizer.eos_token_id:
-        message = "the pad token is EOS, so the score is read before a trailing EOS (as transformers and the reference do)"
+        message = (
+            "the pad token is EOS, so the score is read before a trailing EOS (as transformers and the reference do)"
+        )
         findings.append(Finding("pad-is-eos", "warning", message))
     return findings
 
@@ -151,9 +153,7 @@ def _config(spec: ModelSpec) -> Any:
     from transformers import AutoConfig
 
     with boundary(ModelError, f"model {spec.name!r}: cannot read the configuration of {spec.path}"):
-        config = AutoConfig.from_pretrained(
-            spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code
-        )
+        config = AutoConfig.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     architectures = config.architectures or []
     if architectures and not any("Classification" in name or "Reward" in name for name in architectures):
         raise ModelError(
@@ -178,9 +178,13 @@ def _renderer(spec: ModelSpec, config: Any) -> Renderer:
 
 def _pad_id(config: Any, tokenizer: Any) -> int:
     """The pad id of the model, else the tokenizer's, else EOS."""
-    candidates = (tokenizer.eos_token_id, None) if tokenizer.pad_token_id is None else (
-        _text_config(config).pad_token_id,
-        tokenizer.pad_token_id,
+    candidates = (
+        (tokenizer.eos_token_id, None)
+        if tokenizer.pad_token_id is None
+        else (
+            _text_config(config).pad_token_id,
+            tokenizer.pad_token_id,
+        )
     )
     pad = next((candidate for candidate in candidates if candidate is not None), None)
     if pad is None:
@@ -192,7 +196,9 @@ def _classifier(spec: ModelSpec, config: Any) -> Any:
     """The weights in `spec.dtype`; a head that the checkpoint lacks is an error, not a random start."""
     import torch
     from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     arguments: Mapping[str, Any] = {"attn_implementation": spec.attention} if spec.attention else {}
     with boundary(ModelError, f"model {spec.name!r}: cannot load {spec.path}"):
         model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -218,8 +224,7 @@ def _label(spec: ModelSpec, labels: int) -> int:
     label = spec.options.get("label", 0 if labels == 1 else None)
     if not isinstance(label, int) or not 0 <= label < labels:
         raise ModelError(
-            f"model {spec.name!r}: its head has {labels} labels; set models.{spec.name}.options.label (0 to {labels - 1})"
+            f"model {spec.name!r}: its head has {labels} labels; "
+            f"set models.{spec.name}.options.label (0 to {labels - 1})"
         )
     return label
-
-

@@ -1,0 +1,178 @@
+"""Our scores against the real reference implementation, on tiny checkpoints and real data, in float32 on the CPU.
+
+    python -m bench.parity --shared ../shared --reference-venv .venv-reference [--architectures llama bert] [--rows 100]
+
+For every architecture: our scores in batches, our score of each conversation alone and unpadded, and the reference at
+batch size 1 and 8 (its default). Prints the table of docs/parity.md. `tests/test_parity.py` asserts on the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.pin import pin_model
+from workers import tiny_zoo
+from workers.engines import transformers as engine
+from workers.protocol import Message, Request
+
+Scores = list[float]
+"""Chosen and rejected in turn: positions 2i and 2i + 1 belong to row i."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """One row of the table. Differences are maxima over all responses; verdicts are counted over pairs."""
+
+    architecture: str
+    pairs: int
+    spread: float
+    ours_alone: float
+    ours_reference: float
+    wrong_verdicts: int
+    reference_batch: float
+    reference_flips: int
+    seconds_ours: float
+    seconds_reference: float
+
+
+def load_rows(shared: Path, limit: int | None) -> list[dict[str, str]]:
+    """The public half of RewardBench, in the order of the file."""
+    with gzip.open(shared / "data" / "rewardbench_filtered.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines][:limit]
+
+
+def requests(rows: Sequence[dict[str, str]]) -> list[Request]:
+    """One request a response, chosen before rejected."""
+    return [
+        Request("reward", (Message("user", row["prompt"]),), (row[side],))
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
+
+
+def our_scores(checkpoint: Path, asked: Sequence[Request]) -> tuple[Scores, Scores, float]:
+    """Scores in batches, scores alone, and the seconds of the batches."""
+    model = pin_model("parity", {"path": str(checkpoint), "family": "scalar"}, cuda=False)
+    loaded = engine.load(model.streams[0])
+    started = time.perf_counter()
+    together = [output.value for output in loaded.run(asked)]
+    seconds = time.perf_counter() - started
+    alone = [loaded.run([request])[0].value for request in asked]
+    return together, alone, seconds
+
+
+def reference_scores(
+    shared: Path, venv: Path, checkpoint: Path, rows: Sequence[dict[str, str]], batch: int
+) -> tuple[Scores, float]:
+    """The reference's scores at a batch size, and the seconds of its whole process."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "rows.jsonl"
+        data.write_text("".join(json.dumps(_conversations(row)) + "\n" for row in rows), encoding="utf-8")
+        (Path(folder) / "zoo").mkdir()
+        (Path(folder) / "zoo" / "model").symlink_to(checkpoint.resolve())
+        script = (shared / "reference" / "run_reference.py").resolve()
+        options = ["--model", "zoo/model", "--dataset", str(data), "--load_json", "--output_dir", f"{folder}/out/"]
+        command = [
+            sys.executable,
+            str(script),
+            "--venv",
+            str(venv.resolve()),
+            "--",
+            *options,
+            "--batch_size",
+            str(batch),
+        ]
+        started = time.perf_counter()
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - started
+        if done.returncode != 0:
+            raise RuntimeError(f"the reference failed: {done.stderr[-2000:]}")
+        lines = (Path(folder) / "out" / "zoo" / "model_outputs.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    return [_number(row[side]) for row in found for side in ("scores_chosen", "scores_rejected")], seconds
+
+
+def _conversations(row: dict[str, str]) -> dict[str, object]:
+    turn = {"role": "user", "content": row["prompt"]}
+    sides = {side: [turn, {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
+    return {"prompt": row["prompt"], **sides}
+
+
+def _number(value: float | list[float]) -> float:
+    return value[0] if isinstance(value, list) else value
+
+
+def difference(one: Scores, other: Scores) -> float:
+    """The largest absolute difference."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def verdicts(scores: Scores) -> list[bool]:
+    """Whether the chosen response scores strictly higher, a row each."""
+    return [chosen > rejected for chosen, rejected in zip(scores[::2], scores[1::2], strict=True)]
+
+
+def flips(one: Scores, other: Scores) -> int:
+    """Rows whose verdict differs."""
+    return sum(a != b for a, b in zip(verdicts(one), verdicts(other), strict=True))
+
+
+def compare(shared: Path, venv: Path, checkpoint: Path, architecture: str, rows: Sequence[dict[str, str]]) -> Parity:
+    """All numbers of one architecture."""
+    together, alone, seconds = our_scores(checkpoint, requests(rows))
+    single, _ = reference_scores(shared, venv, checkpoint, rows, 1)
+    batched, reference_seconds = reference_scores(shared, venv, checkpoint, rows, 8)
+    return Parity(
+        architecture=architecture,
+        pairs=len(rows),
+        spread=max(alone) - min(alone),
+        ours_alone=difference(together, alone),
+        ours_reference=difference(together, single),
+        wrong_verdicts=flips(together, single),
+        reference_batch=difference(batched, single),
+        reference_flips=flips(batched, single),
+        seconds_ours=seconds,
+        seconds_reference=reference_seconds,
+    )
+
+
+HEADER = """\
+| architecture | pairs | range of scores | ours in batches − alone | ours − reference at batch 1 | verdicts that differ | \
+reference at batch 8 − at batch 1 | its verdicts that flip |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+def line(row: Parity) -> str:
+    """A row of the table."""
+    numbers = [row.ours_alone, row.ours_reference, row.wrong_verdicts, row.reference_batch, row.reference_flips]
+    cells = [f"{value:.1e}" if isinstance(value, float) else str(value) for value in numbers]
+    return f"| {row.architecture} | {row.pairs} | {row.spread:.2f} | " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Build the checkpoints, compare, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="the folder of data and reference")
+    parser.add_argument("--reference-venv", type=Path, default=Path(".venv-reference"), help="built when missing")
+    parser.add_argument("--architectures", nargs="+", default=list(tiny_zoo.ARCHITECTURES))
+    parser.add_argument("--rows", type=int, help="only the first rows")
+    options = parser.parse_args()
+    rows = load_rows(options.shared, options.rows)
+    print(HEADER)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.architectures:
+            checkpoint = tiny_zoo.build(Path(folder) / name, name)
+            print(line(compare(options.shared, options.reference_venv, checkpoint, name, rows)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers import tiny_zoo
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get("REWARDSWEEP_SHARED", ROOT.parent / "shared"))
+CLI_SECONDS = 300
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real preference data and of the reference's runner; the test is skipped without it."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no test data at {SHARED} (set REWARDSWEEP_SHARED)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def rewardbench_half(shared: Path) -> Path:
+    """The public half of RewardBench."""
+    return shared / "data" / "rewardbench_filtered.jsonl.gz"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Builds tiny checkpoints on demand, each once a session: `checkpoint("llama")`, `checkpoint("gpt2", causal=True)`."""
+    folder = tmp_path_factory.mktemp("zoo")
+
+    def build(architecture: str, **options: Any) -> Path:
+        name = "-".join([architecture, *(f"{key}-{value}" for key, value in sorted(options.items()))])
+        if not (folder / name / "config.json").exists():
+            tiny_zoo.build(folder / name, architecture, **options)
+        return folder / name
+
+    return build
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Runs the installed command in a subprocess, from an empty directory; the result has text output."""
+    home = tmp_path / "cwd"
+    home.mkdir()
+
+    def run(*words: str, cwd: Path = home, timeout: int = CLI_SECONDS) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "orchestrator", *words]
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    return run
+
+
+@pytest.fixture
+def write_pairs(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows as a JSON lines file."""
+
+    def write(rows: Sequence[Any], name: str = "pairs.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _working_directory() -> Iterator[None]:
+    """The Ray pool changes the working directory; every test starts and ends where it was."""
+    before = Path.cwd()
+    yield
+    os.chdir(before)

@@ -1,0 +1,45 @@
+"""An engine for tests, named from outside as a dotted plug-in: scores like `longest` and kills its own process.
+
+`options.once` names a file: the first worker that scores creates it and dies by SIGKILL. `options.poison` is a text:
+a worker that is asked to score a response which holds it dies, every time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from workers.engines.baseline import PACKAGES, VERSION, lint, token_hashes
+from workers.protocol import Finding, ModelSpec, Output, Request
+
+NEEDS_WEIGHTS = False
+
+__all__ = ["NEEDS_WEIGHTS", "PACKAGES", "VERSION", "Finding", "lint", "load", "token_hashes"]
+
+
+class FaultyEngine:
+    """Dies where its options say so."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._options = spec.options
+
+    def run(self, requests: Sequence[Request]) -> list[Output]:
+        once, poison = self._options.get("once"), self._options.get("poison")
+        if once and not Path(once).exists():
+            Path(once).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if poison and any(poison in request.responses[0] for request in requests):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [Output(float(len(request.responses[0])), 1, False, "0" * 32) for request in requests]
+
+    def details(self) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
+def load(spec: ModelSpec) -> FaultyEngine:
+    return FaultyEngine(spec)

@@ -1,0 +1,32 @@
+"""Parity with the real reference implementation on the public half of RewardBench, in float32 on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.parity import difference, flips, load_rows, our_scores, reference_scores, requests
+from tests.conftest import ROOT
+
+ARCHITECTURES = ("llama", "gpt-neox", "gpt2", "bert")
+REFERENCE_VENV = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
+
+
+@pytest.mark.reference
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_scores_equal_the_reference_and_the_conversation_alone(
+    architecture: str, shared: Path, checkpoint: Callable[..., Path]
+) -> None:
+    if not (shared / "reference" / "run_reference.py").exists():
+        pytest.skip("no runner of the reference implementation")
+    rows = load_rows(shared, None)
+    together, alone, _ = our_scores(checkpoint(architecture), requests(rows))
+    single, _ = reference_scores(shared, REFERENCE_VENV, checkpoint(architecture), rows, batch=1)
+    assert max(alone) - min(alone) > 0.1, "scores that hardly differ compare nothing"
+    assert difference(together, alone) <= 1e-5
+    assert difference(together, single) <= 1e-4
+    assert flips(together, single) == 0
