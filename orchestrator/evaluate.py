@@ -12,7 +12,7 @@ from orchestrator import driver, provenance, records, tables
 from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
 from orchestrator.driver import Pool
-from orchestrator.leaderboards import print_board, save_boards
+from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
 from orchestrator.paths import CONF_DIR
 from orchestrator.pin import cuda_here, pin_model
@@ -66,10 +66,8 @@ def run(settings: Settings) -> int:
     if outcome.state != "done":
         return _stopped(settings, outcome)
     names = [model.name for model in prepared.models]
-    for name in hashes:
-        saved = save_boards(store, settings, name)
-        print_board(store, settings, name, names)
-        say(f"measurements: {settings.store}/measurements   tables and page: {saved}")
+    folders = show_boards(store, settings, list(hashes), names)
+    say(f"measurements: {settings.store}/measurements; tables and page: {', '.join(folders)}")
     return FAILED if outcome.failures else OK
 
 
@@ -122,7 +120,7 @@ def _report_damage(streams: Iterable[Stream]) -> None:
 
 def _nothing_owed(todo: Plan) -> Outcome:
     say(f"nothing to score: all {todo.total} measurements are in the store")
-    return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0), ())
+    return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0, 0), ())
 
 
 def _execute(settings: Settings, store: Store, todo: Plan) -> Outcome:
@@ -165,7 +163,7 @@ def _outcome(state: str, todo: Plan, scheduler: Scheduler | None) -> Outcome:
         for reason in dict.fromkeys(why for _, why in stream.failures)
     ]
     failed = sum(failure.rows for failure in failures)
-    account = Account(todo.total, scored, todo.total - todo.owed, failed)
+    account = Account(todo.total, scored, todo.total - todo.owed, failed, todo.owed - scored - failed)
     return Outcome(state, provenance.now(), account, tuple(failures))
 
 

@@ -91,7 +91,7 @@ def verify(settings: Settings) -> int:
         try:
             found, footer = read_part(store.load(path) or b"", path)
         except StoreError as error:
-            problems.append(str(error))
+            problems.append(f"{error}; delete it, and `rewardsweep run` scores its rows again")
             continue
         parts, rows = parts + 1, rows + len(found)
         problems += [f"{path}: {problem}" for problem in _part_problems(found, footer, fingerprint)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.site import page
 from orchestrator.stores import Store, open_store
 from workers import plugins
 from workers.errors import InputError
-from workers.protocol import Measurement, Model, is_name
+from workers.protocol import Measurement, Model
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ def scores(settings: Settings) -> int:
     return 0
 
 
-def print_board(store: Store, settings: Settings, benchmark: str, models: Sequence[str]) -> None:
-    """Print the leaderboard of some models."""
-    print(tables.boards([board(store, settings, benchmark, models)], settings.output))
+def show_boards(store: Store, settings: Settings, benchmarks: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Keep the leaderboards of all models in the store, print those of some; the folders of tables and pages."""
+    whole = [board(store, settings, benchmark, []) for benchmark in benchmarks]
+    shown = [replace(made, entries=tuple(entry for entry in made.entries if entry.name in names)) for made in whole]
+    print(tables.boards(shown, settings.output))
+    return [_save_board(store, made) for made in whole]
 
 
-def save_boards(store: Store, settings: Settings, benchmark: str) -> str:
-    """Write the leaderboard of all models in the store as tables and a page; the folder's path."""
-    made = board(store, settings, benchmark, [])
-    if not is_name(made.rule):
-        raise InputError(f"rule {made.rule!r} cannot name a folder")
-    folder = f"leaderboards/{benchmark}/{made.rule}"
+def _save_board(store: Store, made: Leaderboard) -> str:
+    """Write a leaderboard as tables and a page; the folder's path."""
+    folder = f"leaderboards/{made.benchmark}/{made.rule}"
     files = {
         "leaderboard.json": tables.as_json([made]).encode(),
         "leaderboard.csv": tables.as_csv([made]).encode(),

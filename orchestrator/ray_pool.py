@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -114,14 +114,13 @@ class RayPool:
 def connect(address: str) -> None:
     """Join the cluster at `address`, or start an embedded one; `InputError` when nothing answers.
 
-    Ray puts the driver's working directory first on the actors' import path, so the driver moves to the folder
-    of this package: another folder named `workers` in the user's directory must never be imported.
+    Ray puts the driver's working directory first on the actors' import path, so the driver joins from the folder of
+    this package: another folder named `workers` in the user's directory must never be imported.
     """
     if address and address != "auto":
         _check_reachable(address)
-    os.chdir(PACKAGE.parent)
     options: dict[str, Any] = {"include_dashboard": False} if not address else {}
-    with _native_log() as log:
+    with chdir(PACKAGE.parent), _native_log() as log:
         try:
             ray.init(
                 address=address or "local",

@@ -31,12 +31,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Account:
-    """Where every measurement that a run asked for went; the parts add up to `asked`."""
+    """Where every measurement that a run asked for went; the parts add up to `asked`.
+
+    `left` is what an interrupted run did not come to.
+    """
 
     asked: int
     scored: int
     reused: int
     failed: int
+    left: int
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def rewardbench_half(shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Builds tiny checkpoints on demand, each once a session: `checkpoint("llama")`, `checkpoint("gpt2", causal=True)`."""
+    """Builds tiny checkpoints, each once a session: `checkpoint("llama")`, `checkpoint("gpt2", causal=True)`."""
     folder = tmp_path_factory.mktemp("zoo")
 
     def build(architecture: str, **options: Any) -> Path:
@@ -75,11 +75,3 @@ def write_pairs(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(autouse=True)
-def _working_directory() -> Iterator[None]:
-    """The Ray pool changes the working directory; every test starts and ends where it was."""
-    before = Path.cwd()
-    yield
-    os.chdir(before)

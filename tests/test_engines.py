@@ -142,7 +142,7 @@ def test_a_head_with_several_labels_needs_a_choice(checkpoint: Callable[..., Pat
     config = AutoConfig.from_pretrained(folder, num_labels=3)
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    with pytest.raises(ModelError, match="3 labels; set models.tiny.options.label"):
+    with pytest.raises(ModelError, match=r"3 labels; set models\.tiny\.options\.label"):
         engine.load(pinned(folder))
     by_label = [scores(pinned(folder, options={"label": label}), [REQUESTS])[0] for label in range(3)]
     assert len(set(by_label)) == 3

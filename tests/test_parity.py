@@ -24,9 +24,9 @@ def test_scores_equal_the_reference_and_the_conversation_alone(
     if not (shared / "reference" / "run_reference.py").exists():
         pytest.skip("no runner of the reference implementation")
     rows = load_rows(shared, None)
-    together, alone, _ = our_scores(checkpoint(architecture), requests(rows))
-    single, _ = reference_scores(shared, REFERENCE_VENV, checkpoint(architecture), rows, batch=1)
+    batched, alone = our_scores(checkpoint(architecture), requests(rows))
+    single = reference_scores(shared, REFERENCE_VENV, checkpoint(architecture), rows, batch=1)
     assert max(alone) - min(alone) > 0.1, "scores that hardly differ compare nothing"
-    assert difference(together, alone) <= 1e-5
-    assert difference(together, single) <= 1e-4
-    assert flips(together, single) == 0
+    assert difference(batched, alone) <= 1e-5
+    assert difference(alone, single) <= 1e-4
+    assert flips(alone, single) == 0

@@ -134,7 +134,7 @@ class ModelSpec:
     allow_pickle: bool = field(default=False, metadata=NOT_IDENTITY)
     options: Mapping[str, Any] = field(default_factory=dict)
     gpus: int = field(default=0, metadata=NOT_IDENTITY)
-    token_budget: int = field(default=8192, metadata=NOT_IDENTITY)
+    token_budget: int | None = field(default=None, metadata=NOT_IDENTITY)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def build(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     kind = ARCHITECTURES[architecture]
     if causal and not kind.causal:
         raise ValueError(f"{architecture} has no causal model; {[n for n, k in ARCHITECTURES.items() if k.causal]} do")

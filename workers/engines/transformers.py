@@ -1,9 +1,10 @@
 """Sequence classifiers on torch and transformers.
 
-The truth is the score of one conversation alone, unpadded. Batches are padded on the right with the model's
-own pad id and an attention mask, so that a causal model's earlier positions cannot see the padding and
-transformers' read-out (the right-most token that is not the pad id) lands where it lands alone. Scores are
-taken in float32.
+The truth is the score of one conversation alone, unpadded. On a CPU that is how each one is scored: padding costs
+more there than a batch saves, and a score is bit-equal whatever its neighbours. On a GPU batches are padded on the
+right with the model's own pad id and an attention mask, so that a causal model's earlier positions cannot see the
+padding and transformers' read-out (the right-most token that is not the pad id) lands where it lands alone. Scores
+are taken in float32.
 
 The pad id follows the reference (rewardbench 0.1.4): a tokenizer without one gets EOS, a model without one gets
 the tokenizer's. A pad id that is EOS moves the read-out before a trailing EOS; the lint says so.
@@ -25,6 +26,9 @@ VERSION = "1"
 PACKAGES = ("torch", "transformers", "tokenizers")
 NEEDS_WEIGHTS = True
 
+GPU_TOKENS, ALONE = 8192, 1
+"""Padded tokens in a forward pass: a budget of one token gives every conversation a pass of its own."""
+
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
@@ -42,7 +46,7 @@ class TransformersEngine:
         self._pad = _pad_id(self._config, self._renderer.tokenizer)
         _text_config(self._model.config).pad_token_id = self._pad
         self._label = _label(spec, self._model.config.num_labels)
-        self._budget = spec.token_budget
+        self._budget = spec.token_budget or (GPU_TOKENS if self._device.type == "cuda" else ALONE)
 
     def run(self, requests: Sequence[Request]) -> list[Output]:
         """One output a request, in order; `OutOfMemory` where a single conversation does not fit."""
@@ -198,7 +202,7 @@ def _classifier(spec: ModelSpec, config: Any) -> Any:
     from transformers import AutoModelForSequenceClassification
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     arguments: Mapping[str, Any] = {"attn_implementation": spec.attention} if spec.attention else {}
     with boundary(ModelError, f"model {spec.name!r}: cannot load {spec.path}"):
         model, info = AutoModelForSequenceClassification.from_pretrained(

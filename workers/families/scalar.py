@@ -16,5 +16,9 @@ def wanted(prompt: tuple[Message, ...], responses: tuple[str, ...]) -> list[tupl
 
 
 def values(measurements: Sequence[Measurement]) -> list[float]:
-    """The rewards as they are."""
-    return [measurement.value for measurement in measurements]
+    """The rewards; responses of which the model saw the very same tokens share one, so that they tie.
+
+    Two passes over the same tokens can differ in the last bits where their batches differed.
+    """
+    rewards: dict[str, float] = {}
+    return [rewards.setdefault(measurement.token_hash, measurement.value) for measurement in measurements]
