@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -40,6 +41,7 @@ VERBS: dict[str, Callable[[Settings], int]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the last error says it all
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage.overview(list(VERBS)))

@@ -25,6 +25,7 @@ from workers.errors import InputError
 from workers.protocol import Model, Request
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+REASON_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,11 @@ def _outcome(state: str, todo: Plan, scheduler: Scheduler | None) -> Outcome:
     streams = list(scheduler.streams.values()) if scheduler is not None else []
     scored = sum(stream.done for stream in streams)
     failures = [
-        Failure(stream.spec.name, sum(len(shard.requests) for shard, why in stream.failures if why == reason), reason)
+        Failure(
+            stream.spec.name,
+            sum(len(shard.requests) for shard, why in stream.failures if why == reason),
+            reason[:REASON_CHARACTERS],
+        )
         for stream in streams
         for reason in dict.fromkeys(why for _, why in stream.failures)
     ]

@@ -15,6 +15,9 @@ from orchestrator.benchmarks import Example
 from workers import plugins
 from workers.protocol import FamilyModule, Model, ModelSpec, Request, Shard
 
+Asked = Mapping[str, tuple[Request, str]]
+"""Requests by digest, each with the first place where it occurs, as `benchmark/subset`."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -85,58 +88,49 @@ def make_plan(
     `present` holds the digests of the requests that each fingerprint has, `earlier` the identity under which
     each stream's name was last seen. A text that occurs twice is owed once.
     """
-    requests: dict[str, dict[str, Request]] = {}
-    places: dict[str, dict[str, str]] = {}
+    asked = {kind: _asked(kind, benchmarks) for kind in {model.family for model in models}}
     specs: dict[str, ModelSpec] = {}
-    needs = {
-        (name, kind): wanted(kind, rows)
-        for kind in {model.family for model in models}
-        for name, rows in benchmarks.items()
-    }
+    needs: dict[str, Asked] = {}
     for model in models:
-        for name in benchmarks:
-            for row in needs[name, model.family]:
-                for stream, request in row.requests:
-                    spec = model.streams[stream]
-                    specs.setdefault(spec.fingerprint, spec)
-                    requests.setdefault(spec.fingerprint, {}).setdefault(request.digest, request)
-                    places.setdefault(spec.fingerprint, {}).setdefault(request.digest, f"{name}/{row.example.subset}")
+        for stream, spec in enumerate(model.streams):
+            specs.setdefault(spec.fingerprint, spec)
+            mine, known = asked[model.family].get(stream, {}), needs.get(spec.fingerprint)
+            needs[spec.fingerprint] = mine if known is None or known is mine else {**known, **mine}
     return Plan(
         {
             fingerprint: _stream_plan(
-                spec,
-                requests[fingerprint],
-                places[fingerprint],
-                present.get(fingerprint, frozenset()),
-                earlier.get(spec.name),
-                shard_rows,
+                spec, needs[fingerprint], present.get(fingerprint, frozenset()), earlier.get(spec.name), shard_rows
             )
             for fingerprint, spec in specs.items()
         }
     )
 
 
+def _asked(family_name: str, benchmarks: Mapping[str, Sequence[Example]]) -> Mapping[int, Asked]:
+    """What any model of a family is asked for, by stream: the same for all of them, so it is worked out once."""
+    found: dict[int, dict[str, tuple[Request, str]]] = {}
+    for name, rows in benchmarks.items():
+        for row in wanted(family_name, rows):
+            for stream, request in row.requests:
+                found.setdefault(stream, {}).setdefault(request.digest, (request, f"{name}/{row.example.subset}"))
+    return found
+
+
 def _stream_plan(
     spec: ModelSpec,
-    requests: Mapping[str, Request],
-    places: Mapping[str, str],
+    asked: Asked,
     present: AbstractSet[str],
     earlier: Mapping[str, Any] | None,
     shard_rows: int,
 ) -> StreamPlan:
     """One stream's debt, its requests sorted by length so that a shard holds like with like."""
-    owed = sorted((requests[name] for name in requests.keys() - present), key=_longest_first)
-    starts = range(0, len(owed), shard_rows)
+    owed = sorted((asked[name][0] for name in asked.keys() - present), key=_longest_first)
     shards = tuple(
-        Shard(
-            f"{spec.fingerprint[:12]}-{start // shard_rows:05d}",
-            spec.fingerprint,
-            tuple(owed[start : start + shard_rows]),
-        )
-        for start in starts
+        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, tuple(owed[start : start + shard_rows]))
+        for number, start in enumerate(range(0, len(owed), shard_rows))
     )
-    reason = _reason(spec, len(requests), len(owed), earlier)
-    return StreamPlan(spec, len(requests), tuple(owed), tuple(places[row.digest] for row in owed), reason, shards)
+    places = tuple(asked[request.digest][1] for request in owed)
+    return StreamPlan(spec, len(asked), tuple(owed), places, _reason(spec, len(asked), len(owed), earlier), shards)
 
 
 def _longest_first(request: Request) -> tuple[int, str]:

@@ -95,7 +95,7 @@ class RayPool:
             return Failed(number, _cause(error))
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
             preempted = bool(getattr(error, "preempted", False))
-            return Lost(number, _first_line(error), preempted)
+            return Lost(number, _death(error), preempted)
 
     def capacity(self) -> Capacity:
         """The cluster's resources, at most the configured number of workers."""
@@ -202,6 +202,12 @@ def _cause(error: ray.exceptions.RayTaskError) -> SweepError:
     if isinstance(error.cause, SweepError):
         return error.cause
     return EngineError(f"{type(error.cause).__name__}: {_first_line(error.cause)}")
+
+
+def _death(error: BaseException) -> str:
+    """Why an actor is gone; where its creation raised, Ray's last line says what."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines and "creation task" in lines[0] else _first_line(error)
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -101,6 +101,15 @@ def load_runs(store: Store) -> list[Run]:
 
 
 def _load_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
+    try:
+        return _parse_run(store, name, specs)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"store={store.uri}: runs/{name} is damaged or of another version ({error}); remove that folder"
+        ) from error
+
+
+def _parse_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
     record = _loads(store, f"runs/{name}/run.json")
     for model in record["models"]:
         for fingerprint in model["streams"]:

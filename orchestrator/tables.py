@@ -45,11 +45,8 @@ def as_csv(found: Sequence[Leaderboard]) -> str:
     """One line a model, fractions; sections and subsets as columns."""
     rows = [record for board in found for record in flat(board)]
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    lines: list[Sequence[Any]] = [columns, *([row.get(column) for column in columns] for row in rows)]
+    return "".join(f"{_csv_line(line)}\n" for line in lines)
 
 
 def as_parquet(board: Leaderboard) -> bytes:
@@ -216,10 +213,11 @@ def _numeric(cell: str) -> bool:
     return cell == "-" or cell.replace(".", "", 1).lstrip("-").isdigit()
 
 
-def _csv_line(cells: Sequence[str]) -> str:
+def _csv_line(cells: Sequence[Any]) -> str:
+    """One record without its line end; `csv` quotes only the line breaks that its own line end holds."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(cells)
-    return buffer.getvalue()
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n")
 
 
 def _markdown(cell: str) -> str:

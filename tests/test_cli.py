@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -27,6 +28,7 @@ from tests.conftest import ROOT, Cli
 
 DEMO = [json.loads(line) for line in (CONF_DIR / "data" / "demo_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
 BASELINES = {"longest": len, "shortest": lambda text: -len(text)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 SCORE_FIELDS = ["model", "benchmark", "subset", "id", "response", "kind", "score", "tokens", "truncated"]
 
 
@@ -35,9 +37,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with the baselines on the shipped pairs."""
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-P", "-m", "orchestrator", "run", "suite=baselines", "pool=local", "store=store"]
-    done = subprocess.run(
-        command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.search(r"rank +┃ model +┃ family", done.stdout)
     for place in ("measurements", "leaderboards/demo/rewardbench-v1"):
@@ -226,7 +226,9 @@ def test_a_rule_and_models_can_be_chosen_after_the_run(cli: Cli, demo: Path) -> 
 
 def test_a_reader_that_has_seen_enough_is_no_error(demo: Path) -> None:
     command = [sys.executable, "-P", "-m", "orchestrator", "scores", f"store={demo}", "output=jsonl"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, env=ENVIRONMENT, cwd=demo, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["response"] == 0
