@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from workers import plugins
-from workers.errors import InputError
+from workers.errors import InputError, first_line
 from workers.protocol import is_name
 
 KEYS = (
@@ -57,7 +57,7 @@ def settings(config: DictConfig) -> Settings:
     try:
         values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise InputError(f"configuration: {str(error).splitlines()[0]}") from error
+        raise InputError(f"configuration: {first_line(error)}") from error
     _known_keys("", values, KEYS)
     _mapping("ray", values["ray"])
     _known_keys("ray.", values["ray"], ("address",))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from workers.errors import InputError
+from workers.errors import InputError, first_line
 from workers.protocol import Message
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -72,9 +72,8 @@ def from_hub(benchmark: str, repository: str, revision: str, file: str, sha256: 
     try:
         path = hf_hub_download(repository, file, repo_type="dataset", revision=revision)
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"benchmark {benchmark}: cannot fetch {repository} at {revision[:12]} from the hub ({reason}); "
+            f"benchmark {benchmark}: cannot fetch {repository} at {revision[:12]} from the hub ({first_line(error)}); "
             f"give a local copy: data.{benchmark}=FILE"
         ) from error
     found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -161,8 +160,7 @@ def _parquet(file: Path) -> Iterator[Row]:
     try:
         rows = pq.ParquetFile(file).read().to_pylist()
     except pa.ArrowException as error:
-        problem = str(error).splitlines()[0]
-        raise InputError(f"{file}: not a readable Parquet file ({problem}); copy it again") from error
+        raise InputError(f"{file}: not a readable Parquet file ({first_line(error)}); copy it again") from error
     for number, values in enumerate(rows, 1):
         yield _record(file, number, values, "row")
 
@@ -173,9 +171,8 @@ def _saved_dataset(folder: Path) -> Iterator[Row]:
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{folder}: not a folder saved by datasets.save_to_disk ({reason}); give such a folder or a file"
+            f"{folder}: not a folder saved by datasets.save_to_disk ({first_line(error)}); give such a folder or a file"
         ) from error
     splits = saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]
     rows = (values for split in splits for values in split)
@@ -200,10 +197,10 @@ def text(row: Row, name: str) -> str:
     return _characters(row, name, value)
 
 
-def identifier(row: Row) -> str:
-    """The row's id as text; its number in the file where there is none."""
+def identifier(row: Row) -> str | None:
+    """The row's id as text, None where the file has none."""
     if "id" not in row.values:
-        return str(row.number)
+        return None
     value = row.values["id"]
     if value in (None, "") or (isinstance(value, float) and not math.isfinite(value)):
         raise row.fail("'id' is missing or NaN; give every row an id, or none of them")

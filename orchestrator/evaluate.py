@@ -57,17 +57,17 @@ def run(settings: Settings) -> int:
     prepared = _prepare(settings, store)
     for benchmark, _ in prepared.benchmarks.values():
         benchmark.rule(settings.rule)
-    store.prepare()
-    hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
-    todo = prepared.plan
-    record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
-    records.save_run(store, record)
-    outcome = _execute(settings, store, todo) if todo.owed else _nothing_owed(todo)
-    records.save_outcome(store, run_id, outcome)
+    with _pool(settings, store, prepared.plan) as pool:  # before anything is written: a cluster may not answer
+        store.prepare()
+        hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
+        todo = prepared.plan
+        record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
+        records.save_run(store, record)
+        outcome = _execute(todo, pool) if pool is not None else _nothing_owed(todo)
+        records.save_outcome(store, run_id, outcome)
     if outcome.state != "done":
         return _stopped(settings, outcome)
-    names = [model.name for model in prepared.models]
-    folders = show_boards(store, settings, list(hashes), names)
+    folders = show_boards(store, settings, list(hashes), [model.name for model in prepared.models])
     say(f"measurements: {settings.store}/measurements; tables and page: {', '.join(folders)}")
     return FAILED if outcome.failures else OK
 
@@ -80,7 +80,8 @@ def _prepare(settings: Settings, store: Store) -> Prepared:
             f"no model: give model=[name,...] (known: {known}), suite=NAME "
             "or +models.mine.path=DIR +models.mine.family=scalar"
         )
-    benchmarks = {name: load_benchmark(settings, name) for name in settings.benchmarks or ("rewardbench",)}
+    names = settings.benchmarks or tuple(settings.data) or ("rewardbench",)
+    benchmarks = {name: load_benchmark(settings, name) for name in names}
     cuda = _uses_cuda(settings)
     models = tuple(pin_model(name, entry, cuda) for name, entry in settings.models.items())
     fingerprints = {spec.fingerprint for model in models for spec in model.streams}
@@ -124,30 +125,25 @@ def _nothing_owed(todo: Plan) -> Outcome:
     return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0, 0), ())
 
 
-def _execute(settings: Settings, store: Store, todo: Plan) -> Outcome:
-    """Drive the pool until nothing is owed, or the user stops it; the account adds up in either case."""
+@contextmanager
+def _pool(settings: Settings, store: Store, todo: Plan) -> Iterator[Pool | None]:
+    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens.
+
+    Meanwhile SIGTERM stops the sweep as Ctrl-C does, and what Ray prints goes to standard error.
+    """
+    if not todo.owed:
+        yield None
+        return
     requests = {name: stream.owed for name, stream in todo.streams.items()}
-    pool: Pool | None = None
-    scheduler: Scheduler | None = None
-    state = "done"
-    with redirect_stdout(sys.stderr), _sigterm_as_interrupt(), Progress(todo) as progress:  # Ray prints to both
+    with redirect_stdout(sys.stderr), _sigterm_as_interrupt():
+        pool = _open_pool(settings, store, requests)
         try:
-            pool = _pool(settings, store, requests)
-            scheduler = Scheduler(todo.streams.values(), pool.capacity())
-            progress.follow(scheduler)
-            driver.run(scheduler, pool, progress.observe)
-        except KeyboardInterrupt:
-            state = "interrupted"
+            yield pool
         finally:
-            if pool is not None:
-                pool.close()
-    if scheduler is not None and scheduler.aborted is not None:
-        say(f"error: {scheduler.aborted}")
-        state = "aborted"
-    return _outcome(state, todo, scheduler)
+            pool.close()
 
 
-def _pool(settings: Settings, store: Store, requests: Mapping[str, Sequence[Request]]) -> Pool:
+def _open_pool(settings: Settings, store: Store, requests: Mapping[str, Sequence[Request]]) -> Pool:
     if settings.pool == "local":
         return LocalPool(store.write, requests, gpus=int(_uses_cuda(settings)))
     from orchestrator.ray_pool import RayPool
@@ -155,8 +151,23 @@ def _pool(settings: Settings, store: Store, requests: Mapping[str, Sequence[Requ
     return RayPool(store.write, requests, settings.ray_address, settings.workers)
 
 
-def _outcome(state: str, todo: Plan, scheduler: Scheduler | None) -> Outcome:
-    streams = list(scheduler.streams.values()) if scheduler is not None else []
+def _execute(todo: Plan, pool: Pool) -> Outcome:
+    """Drive the pool until nothing is owed, or the user stops it; the account adds up in either case."""
+    state = "done"
+    scheduler = Scheduler(todo.streams.values(), pool.capacity())
+    with Progress(todo, scheduler) as progress:
+        try:
+            driver.run(scheduler, pool, progress.observe)
+        except KeyboardInterrupt:
+            state = "interrupted"
+    if scheduler.aborted is not None:
+        say(f"error: {scheduler.aborted}")
+        state = "aborted"
+    return _outcome(state, todo, scheduler)
+
+
+def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
+    streams = list(scheduler.streams.values())
     scored = sum(stream.done for stream in streams)
     failures = [
         Failure(

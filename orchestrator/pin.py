@@ -16,7 +16,7 @@ from typing import Any
 
 from workers import plugins
 from workers.actor import environment
-from workers.errors import InputError, ModelError
+from workers.errors import InputError, ModelError, first_line
 from workers.protocol import Model, ModelSpec, digest, is_name
 from workers.templates import named_template
 
@@ -188,10 +188,9 @@ def _commit(name: str, field: str, path: str, revision: str | None) -> str:
     try:
         commit = HfApi().model_info(path, revision=revision, timeout=20).sha
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"models.{name}.{field}={path}: no such folder, and the hub gives no revision for it ({reason}); "
-            "check the name, or pin models." + f"{name}.revision to a commit"
+            f"models.{name}.{field}={path}: no such folder, and the hub gives no revision for it "
+            f"({first_line(error)}); check the name, or pin models.{name}.revision to a commit"
         ) from error
     return str(commit)
 
@@ -201,9 +200,8 @@ def _dtype(name: str, entry: Mapping[str, Any], weights: Pinned) -> str:
     chosen = entry.get("dtype", "auto")
     if chosen != "auto":
         return str(chosen)
-    config = Path(weights.path) / "config.json"
     try:
-        values = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+        values = json.loads(_config_file(name, weights).read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"models.{name}.path={entry['path']}: its config.json is damaged ({error})") from error
     saved = values.get("dtype") or values.get("torch_dtype")
@@ -212,6 +210,21 @@ def _dtype(name: str, entry: Mapping[str, Any], weights: Pinned) -> str:
             f"models.{name}.dtype is missing and the checkpoint does not say it; set one of {', '.join(DTYPES)}"
         )
     return str(saved)
+
+
+def _config_file(name: str, weights: Pinned) -> Path:
+    """The checkpoint's config.json, of the pinned commit where it lies on the hub."""
+    if weights.revision is None:
+        return Path(weights.path) / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(weights.path, "config.json", revision=weights.revision))
+    except Exception as error:
+        raise InputError(
+            f"models.{name}.path={weights.path}: cannot fetch its config.json ({first_line(error)}); "
+            f"set models.{name}.dtype to one of {', '.join(DTYPES)}"
+        ) from error
 
 
 def _template(name: str, value: str | None) -> str | None:

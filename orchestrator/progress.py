@@ -14,6 +14,7 @@ from rich.table import Table
 
 from orchestrator.plan import Plan
 from orchestrator.scheduler import Event, Failed, Linted, Lost, Ready, Scheduler, StreamState
+from workers.errors import ModelError
 from workers.protocol import Finding
 
 LINE_SECONDS = 60.0
@@ -29,9 +30,9 @@ def say(line: str) -> None:
 class Progress:
     """Follows a scheduler. A context manager, so that the terminal is given back whatever happens."""
 
-    def __init__(self, todo: Plan) -> None:
+    def __init__(self, todo: Plan, scheduler: Scheduler) -> None:
         self._plan = todo
-        self._scheduler: Scheduler | None = None
+        self._scheduler = scheduler
         self._names = {name: stream.spec.name for name, stream in todo.streams.items()}
         self._started = self._last_line = time.monotonic()
         self._reported: set[str] = set()
@@ -49,13 +50,8 @@ class Progress:
     ) -> None:
         if self._live:
             self._live.stop()
-        if self._scheduler is not None:
-            self._report_failures()
-            say(self._line())
-
-    def follow(self, scheduler: Scheduler) -> None:
-        """From now on, show this scheduler."""
-        self._scheduler = scheduler
+        self._report_failures()
+        say(self._line())
 
     def observe(self, event: Event | None) -> None:
         """Show an event that matters by itself, then the state."""
@@ -63,7 +59,7 @@ class Progress:
         match event:
             case Linted(worker, findings):
                 self._findings(worker, findings)
-            case Failed(_, error):
+            case Failed(_, error) if not isinstance(error, ModelError):  # the model's own line has said that one
                 say(f"worker failed: {error}")
             case Lost(worker, reason):
                 say(f"worker {worker} lost ({reason}); its shard goes back to the queue")
@@ -76,13 +72,11 @@ class Progress:
             say(self._line())
 
     def _model_of(self, worker: int) -> str:
-        assert self._scheduler is not None
         state = self._scheduler.workers.get(worker)
         return self._names[state.stream] if state else f"worker {worker}"
 
     def _findings(self, worker: int, findings: tuple[Finding, ...]) -> None:
         """Each finding once, with the number of responses and the subsets they are in."""
-        assert self._scheduler is not None
         state = self._scheduler.workers.get(worker)
         if state is None:
             return
@@ -96,7 +90,6 @@ class Progress:
             say(f"{stream.spec.name}: preflight {finding.severity}: {finding.check}: {finding.message}{where}")
 
     def _report_failures(self) -> None:
-        assert self._scheduler is not None
         for name, stream in self._scheduler.streams.items():
             if stream.failed and name not in self._reported:
                 self._reported.add(name)
@@ -104,7 +97,6 @@ class Progress:
 
     def _line(self) -> str:
         """The whole sweep in one line."""
-        assert self._scheduler is not None
         streams = self._scheduler.streams.values()
         done, failed = sum(stream.done for stream in streams), sum(stream.failed_rows for stream in streams)
         seconds = time.monotonic() - self._started
@@ -116,7 +108,6 @@ class Progress:
         return f"{done} of {self._plan.owed} scored{lost} in {_duration(seconds)}{eta}{now}"
 
     def _table(self) -> Table:
-        assert self._scheduler is not None
         table = Table("model", "state", box=None, pad_edge=False)
         for column in ("rows", "of", "failed", "tokens/s", "left"):
             table.add_column(column, justify="right")

@@ -33,7 +33,7 @@ from orchestrator.scheduler import (
     Stop,
 )
 from workers.actor import Sink, Worker
-from workers.errors import EngineError, InputError, SweepError
+from workers.errors import EngineError, InputError, SweepError, first_line
 from workers.protocol import Request
 
 # Ray reads these when it is imported. A cluster asks for a token by default, a joining driver sends none by default.
@@ -46,6 +46,8 @@ import ray
 import ray.exceptions
 
 CONNECT_SECONDS = 10.0
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a gRPC client says first: HTTP/2's preface and an empty SETTINGS frame, which a server answers with its own."""
 
 
 class RayPool:
@@ -132,10 +134,10 @@ def connect(address: str) -> None:
             )
         except Exception as error:
             if not address:
-                raise InputError(f"cannot start an embedded Ray: {_first_line(error)}") from error
+                raise InputError(f"cannot start an embedded Ray: {first_line(error)}") from error
             log.seek(0)
             token = b"InvalidAuthToken" in log.read()
-            reason = "its authentication token is missing or wrong here" if token else _first_line(error)
+            reason = "its authentication token is missing or wrong here" if token else first_line(error)
             remedy = (
                 "set RAY_AUTH_TOKEN to the cluster's"
                 if token
@@ -179,7 +181,11 @@ def _check_reachable(address: str) -> None:
     if not host or not port:
         raise InputError(f"ray.address={address}: not an address; give host:port, ray://host:port or auto")
     try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
+        with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                connection.sendall(HTTP2_HELLO)
+                if connection.recv(9)[3:4] != b"\x04":
+                    raise OSError("what listens there is not Ray")
     except OSError as error:
         raise InputError(
             f"ray.address={address}: does not answer ({error.strerror or error}); start the cluster, correct the "
@@ -201,15 +207,10 @@ def _cause(error: ray.exceptions.RayTaskError) -> SweepError:
     """The worker's own error; anything unexpected becomes an `EngineError` with its first line."""
     if isinstance(error.cause, SweepError):
         return error.cause
-    return EngineError(f"{type(error.cause).__name__}: {_first_line(error.cause)}")
+    return EngineError(f"{type(error.cause).__name__}: {first_line(error.cause)}")
 
 
 def _death(error: BaseException) -> str:
     """Why an actor is gone; where its creation raised, Ray's last line says what."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines and "creation task" in lines[0] else _first_line(error)
-
-
-def _first_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[-1] if lines and "creation task" in lines[0] else first_line(error)

@@ -164,7 +164,7 @@ def load_examples(store: Store, benchmark: str, name: str) -> list[Example]:
     if content is None:
         raise StoreError(f"store={store.uri}: {path} is missing; give the data again: data.{benchmark}=FILE")
     try:
-        rows = pq.read_table(io.BytesIO(content)).to_pylist()
+        rows = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False).to_pylist()
         examples = [_example(row) for row in rows]
     except (pa.ArrowException, KeyError, TypeError) as error:
         raise StoreError(f"store={store.uri}: {path} is damaged; give the data again: data.{benchmark}=FILE") from error

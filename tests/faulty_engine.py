@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from workers.engines.baseline import PACKAGES, VERSION, lint, token_hashes
+from workers.engines.baseline import PACKAGES, VERSION, BaselineEngine, lint, token_hashes
 from workers.protocol import Finding, ModelSpec, Output, Request
 
 NEEDS_WEIGHTS = False
@@ -24,6 +25,7 @@ class FaultyEngine:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._options = spec.options
+        self._baseline = BaselineEngine(replace(spec, options={"score": "longest"}))
 
     def run(self, requests: Sequence[Request]) -> list[Output]:
         once, poison = self._options.get("once"), self._options.get("poison")
@@ -32,7 +34,7 @@ class FaultyEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if poison and any(poison in request.responses[0] for request in requests):
             os.kill(os.getpid(), signal.SIGKILL)
-        return [Output(float(len(request.responses[0])), 1, False, "0" * 32) for request in requests]
+        return self._baseline.run(requests)
 
     def details(self) -> dict[str, str]:
         return {}

@@ -28,7 +28,7 @@ WORDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "data of an unknown benchmark": ((*LONGEST, "data.pirs=x.jsonl"), ["data.pirs", "did you mean 'pairs'?"]),
     "unknown subset": (
         ("model=[longest]", "benchmarks=[rewardbench]", "data.rewardbench={pairs}"),
-        ["rewardbench", "id 1", "unknown subset 'hep-pyton'", "did you mean 'hep-python'?", "benchmarks=[pairs]"],
+        ["{pairs}, line 1", "unknown subset 'hep-pyton'", "did you mean 'hep-python'?", "benchmarks=[pairs]"],
     ),
     "unknown benchmark": (
         ("model=[longest]", "benchmarks=[rewardbnch]"),

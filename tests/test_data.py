@@ -186,7 +186,7 @@ FORMS: dict[str, tuple[dict[str, Any], tuple[Message, ...]]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_a_row_is_understood(write_pairs: Callable[..., Path], form: str) -> None:
     row, prompt = FORMS[form]
-    assert load(write_pairs([row])) == [Example("all", "1", prompt, ("a", "b"))]
+    assert load(write_pairs([{**row, "id": 1}])) == [Example("all", "1", prompt, ("a", "b"))]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -230,9 +230,8 @@ def test_a_row_that_means_nothing_is_refused(write_pairs: Callable[..., Path], f
 @pytest.mark.parametrize(
     ("values", "subset", "name"),
     [
-        ({}, "all", "1"),
-        ({"subset": None}, "all", "1"),
-        ({"subset": ""}, "all", "1"),
+        ({"subset": None, "id": 1}, "all", "1"),
+        ({"subset": "", "id": 1}, "all", "1"),
         ({"subset": "x", "id": 7}, "x", "7"),
         ({"id": 7.0}, "all", "7"),
         ({"id": "07"}, "all", "07"),
@@ -252,6 +251,14 @@ def test_rows_of_one_id_are_told_apart_by_content_whatever_their_order(write_pai
     assert forwards == backwards
     assert [row.key for row in forwards] == [("s", "1", 0), ("s", "1", 1), ("s", "1", 2), ("s", "1", 3)]
     assert data_hash(forwards) == data_hash(backwards) != data_hash(forwards[:3])
+
+
+def test_rows_without_an_id_are_named_after_their_content(write_pairs: Callable[..., Path]) -> None:
+    rows = [{"prompt": text, "chosen": "a", "rejected": "b"} for text in ("x", "y", "x")]
+    forwards, backwards = load(write_pairs(rows)), load(write_pairs(rows[::-1], "backwards.jsonl"))
+    assert forwards == backwards
+    assert sorted(row.position for row in forwards) == [0, 0, 1]
+    assert len({row.key for row in forwards}) == 3
 
 
 def test_rewardbench_needs_its_own_subsets(write_pairs: Callable[..., Path]) -> None:
@@ -281,15 +288,15 @@ def test_jsonl_returns_what_was_written(rows: list[dict[str, Any]], compressed: 
         path.write_bytes(gzip.compress(content) if compressed else content)
         assert [dict(row.values) for row in read(str(path))] == rows
         found = load(path)
-    assert sorted(map(told, found)) == sorted(written(number, row) for number, row in enumerate(rows, 1))
+    assert sorted(map(told, found)) == sorted(map(written, rows))
 
 
 def told(example: Example) -> str:
     turns = [[turn.role, turn.content] for turn in example.prompt]
-    return json.dumps([example.subset, example.id, turns, example.responses])
+    return json.dumps([example.subset, turns, example.responses])
 
 
-def written(number: int, row: Mapping[str, Any]) -> str:
+def written(row: Mapping[str, Any]) -> str:
     prompt = row["prompt"]
     turns = [["user", prompt]] if isinstance(prompt, str) else [[turn["role"], turn["content"]] for turn in prompt]
-    return json.dumps([row.get("subset", "all"), str(row.get("id", number)), turns, [row["chosen"], row["rejected"]]])
+    return json.dumps([row.get("subset", "all"), turns, [row["chosen"], row["rejected"]]])

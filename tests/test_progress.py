@@ -39,8 +39,7 @@ def watched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         model = pin_model("longest", {"family": "baseline", "options": {"score": "longest"}}, cuda=False)
         plan = make_plan([model], {"b": EXAMPLES}, {}, {}, shard_rows=8)
         scheduler = Scheduler(plan.streams.values(), Capacity(1, 0))
-        with Progress(plan) as shown:
-            shown.follow(scheduler)
+        with Progress(plan, scheduler) as shown:
             scheduler.begin()
             for event in events:
                 if event is not None:

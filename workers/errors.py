@@ -46,6 +46,12 @@ class EngineError(ShardError):
     """The engine failed on a shard for another reason."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says first; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @contextmanager
 def boundary(error: type[SweepError], what: str) -> Iterator[None]:
     """Convert whatever escapes a plug-in into `error`, so that plug-ins raise plain Python errors.
@@ -57,6 +63,5 @@ def boundary(error: type[SweepError], what: str) -> Iterator[None]:
     except SweepError:
         raise
     except Exception as cause:
-        lines = str(cause).strip().splitlines()
-        detail = f"{type(cause).__name__}: {lines[0]}" if lines else type(cause).__name__
-        raise error(f"{what}: {detail}") from cause
+        name, line = type(cause).__name__, first_line(cause)
+        raise error(f"{what}: {name}: {line}" if line != name else f"{what}: {name}") from cause

@@ -9,6 +9,8 @@ from types import ModuleType
 
 from workers.errors import InputError
 
+KINDS = {"workers.families": "family", "workers.engines": "engine", "orchestrator.benchmarks": "benchmark"}
+
 
 def available(package: str) -> list[str]:
     """The names of all plug-ins in a package's folder, sorted."""
@@ -23,8 +25,7 @@ def resolve(package: str, name: str) -> ModuleType:
     """
     target = name if "." in name else f"{package}.{name}"
     if "." not in name and name not in available(package):
-        kind = package.rpartition(".")[2]
-        raise InputError(f"{unknown(name, available(package), kind)}")
+        raise InputError(unknown(name, available(package), KINDS.get(package, "plug-in")))
     try:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:

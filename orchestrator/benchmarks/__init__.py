@@ -83,22 +83,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Examples and rules. `subsets` holds the official rows of each subset; empty accepts any subset."""
+    """Examples and rules; `parse` turns the rows of a file into examples, or says which row is wrong."""
 
     name: str
     rules: Mapping[str, Rule]
     default_rule: str
     parse: Callable[[Iterable[Row]], list[Example]]
     source: Source | Path | None = None
-    subsets: Mapping[str, int] | None = None
 
     def load(self, path: str | None) -> list[Example]:
         """The examples of a local copy, or of the pinned source; `InputError` names file, row and remedy."""
-        rows = data.read(self._file(path))
-        examples = _ordered(self.parse(rows))
-        if self.subsets is not None:
-            self._check_subsets(examples)
-        return examples
+        return _ordered(self.parse(data.read(self._file(path))))
 
     def rule(self, name: str | None) -> Rule:
         """The rule of that name, or the default one."""
@@ -117,22 +112,9 @@ class Benchmark:
         source = self.source
         return data.from_hub(self.name, source.repository, source.revision, source.file, source.sha256)
 
-    def _check_subsets(self, examples: Iterable[Example]) -> None:
-        known = sorted(self.subsets or ())
-        for example in examples:
-            if example.subset not in known:
-                sentence = plugins.unknown(example.subset, known, "subset")
-                raise InputError(
-                    f"benchmark {self.name}, row with id {example.id}: {sentence}; "
-                    "use benchmarks=[pairs] data.pairs=FILE for a file with subsets of its own"
-                )
-
 
 def find(name: str) -> Benchmark:
     """The benchmark of that name; `InputError` lists what exists."""
-    known = plugins.available(__name__)
-    if "." not in name and name not in known:
-        raise InputError(plugins.unknown(name, known, "benchmark"))
     benchmark = plugins.resolve(__name__, name).BENCHMARK
     assert isinstance(benchmark, Benchmark)
     return benchmark

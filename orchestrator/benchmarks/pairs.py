@@ -7,12 +7,16 @@ higher. Subset: the row's `subset`, else `all`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from orchestrator import data
 from orchestrator.benchmarks import Benchmark, Example, Judged, Rule, Scores
 from orchestrator.data import Row
 from orchestrator.metrics import accuracy, by_subset
 from workers.protocol import Message
+
+ID_CHARACTERS = 12
+"""A row without an id is named after its content: its number would change with the order of the file."""
 
 
 def parse(rows: Iterable[Row]) -> list[Example]:
@@ -26,7 +30,8 @@ def _example(row: Row) -> Example:
     prompt_again, rejected = _conversation(row, "rejected")
     if prompt != prompt_again:
         raise row.fail("chosen and rejected answer different prompts")
-    return Example(subset, data.identifier(row), prompt, (chosen, rejected))
+    example = Example(subset, data.identifier(row) or "", prompt, (chosen, rejected))
+    return example if example.id else replace(example, id=example.digest[:ID_CHARACTERS])
 
 
 def _conversation(row: Row, name: str) -> tuple[tuple[Message, ...], str]:

@@ -16,6 +16,7 @@ from orchestrator.benchmarks import Benchmark, Example, Judged, Rule, Scores, So
 from orchestrator.benchmarks.pairs import parse as parse_pairs
 from orchestrator.data import Row, text
 from orchestrator.metrics import by_subset, weighted_mean
+from workers.plugins import unknown
 
 SECTIONS: dict[str, dict[str, int]] = {
     "Chat": {
@@ -53,7 +54,7 @@ SECTIONS: dict[str, dict[str, int]] = {
 
 SWAPPED = {"xstest-should-refuse": 250, "xstest-should-respond": 154}
 
-ROWS = {subset: weight for section in SECTIONS.values() for subset, weight in section.items()} | {"math-prm": 447}
+SUBSETS = sorted(subset for weights in SECTIONS.values() for subset in weights)
 
 
 def rule(name: str, weights: Mapping[str, Mapping[str, int]]) -> Rule:
@@ -70,12 +71,15 @@ def rule(name: str, weights: Mapping[str, Mapping[str, int]]) -> Rule:
 
 
 def parse(rows: Iterable[Row]) -> list[Example]:
-    """Pairs whose subset is given."""
+    """Pairs of the 23 subsets; `InputError` names the first row of another one."""
     return parse_pairs(_with_subset(row) for row in rows)
 
 
 def _with_subset(row: Row) -> Row:
-    text(row, "subset")
+    subset = text(row, "subset")
+    if subset not in SUBSETS:
+        remedy = "use benchmarks=[pairs] data.pairs=FILE for a file with subsets of its own"
+        raise row.fail(f"{unknown(subset, SUBSETS, 'subset')}; {remedy}")
     return row
 
 
@@ -98,5 +102,4 @@ BENCHMARK = Benchmark(
         file="data/filtered-00000-of-00001.parquet",
         sha256="65473c20ed0627e02503557ae102c25c6b0e66b5ed69ee327e224bb95e70ca29",
     ),
-    subsets=ROWS,
 )

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.stores import SCHEMA, Stream
-from workers.errors import StoreError
+from workers.errors import StoreError, first_line
 from workers.protocol import Measurement, ModelSpec, measurement_key
 
 COLUMNS = pa.schema(
@@ -152,7 +152,7 @@ def read_part(content: bytes, path: str) -> tuple[list[Measurement], dict[str, A
     if hashlib.sha256(content).hexdigest() != name:
         raise StoreError(f"{path}: damaged (its bytes no longer match its name)")
     try:
-        table = pq.read_table(io.BytesIO(content))
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
         footer = json.loads((table.schema.metadata or {})[FOOTER])
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise StoreError(f"{path}: not a part of a rewardsweep store ({type(error).__name__})") from error
@@ -196,5 +196,5 @@ def _reasons(what: str) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{what}: {reason}") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise StoreError(f"{what}: {reason}; check that folder and its rights, or give another store") from error
