@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from workers.errors import ModelError
 from workers.protocol import Finding, Message, Request
 from workers.render import Rendered, Renderer
 
@@ -34,7 +35,7 @@ def lint(renderer: Renderer, requests: Sequence[Request], vocabulary: int | None
     findings = [
         *_template_findings(renderer),
         _special_token_finding(renderer, rendered),
-        _eos_finding(renderer, rendered),
+        _eos_finding(renderer, requests, rendered),
         _where(
             "empty-response",
             "warning",
@@ -71,15 +72,23 @@ def _special_token_finding(renderer: Renderer, rendered: Sequence[Rendered]) -> 
     return _where("double-bos", "warning", message, [row.double_bos for row in rendered])
 
 
-def _eos_finding(renderer: Renderer, rendered: Sequence[Rendered]) -> Finding | None:
-    """EOS is owed where the model's file expects it; templates often end in `EOS` and a line break."""
+def _eos_finding(renderer: Renderer, requests: Sequence[Request], rendered: Sequence[Rendered]) -> Finding | None:
+    """EOS is owed where the model's file expects it; templates often end in `EOS` and a line break.
+
+    Blank responses and conversations cut on the right have findings of their own.
+    """
     if renderer.spec.eos == "keep":
         return None
     eos = renderer.tokenizer.eos_token_id
     if eos is None:
         return Finding("missing-eos", "error", f"eos: {renderer.spec.eos}, but the tokenizer has no EOS token")
     message = "the model was trained with EOS at the end (eos: expect) and it is missing; set eos: append"
-    return _where("missing-eos", "error", message, [_last_content(renderer, row) != eos for row in rendered])
+    cut_right = renderer.spec.truncation_side == "right"
+    missing = [
+        _last_content(renderer, row) != eos and not (row.truncated and cut_right) and bool(request.responses[0].strip())
+        for request, row in zip(requests, rendered, strict=True)
+    ]
+    return _where("missing-eos", "error", message, missing)
 
 
 def _last_content(renderer: Renderer, row: Rendered) -> int | None:
@@ -112,12 +121,19 @@ def _lost_text(renderer: Renderer, dialogue: tuple[Message, ...]) -> Finding | N
 
 def _generation_prompt(renderer: Renderer, dialogue: tuple[Message, ...]) -> Finding | None:
     """A rendering that ends in the header of one more answer reads its score on that header."""
-    text = renderer.text(dialogue)
-    prompt, with_header = renderer.text(dialogue[:1]), renderer.text(dialogue[:1], add_generation_prompt=True)
+    text, question = renderer.text(dialogue), dialogue[:1]
+    try:
+        prompt = renderer.text(question, add_generation_prompt=False)
+        with_header = renderer.text(question, add_generation_prompt=True)
+        longer = renderer.text((*dialogue, Message("user", USER)))
+    except ModelError:  # a template may refuse what no request asks of it
+        return None
     header = with_header[len(prompt) :] if with_header.startswith(prompt) else ""
     before = text.partition(USER)[2].partition(ANSWER)[0]
     after = text.rpartition(ANSWER)[2]
-    if (header.strip() and after.endswith(header)) or (before.strip() and after == before):
+    unasked = before.strip() and prompt.rpartition(USER)[2] == before
+    continued = longer.startswith(text.rstrip())
+    if (header.strip() and after.endswith(header)) or (unasked and not continued):
         message = f"the rendering ends in a generation prompt: {after!r} follows the response"
         return Finding("generation-prompt", "warning", message)
     return None
@@ -134,13 +150,17 @@ def _todays_date(renderer: Renderer, dialogue: tuple[Message, ...]) -> Finding |
 
 
 def _unknown_variables(renderer: Renderer, dialogue: tuple[Message, ...]) -> Finding | None:
-    """Variables that the template reads, that nothing sets and that it does not test with `is defined`."""
+    """Variables that the template writes, that nothing sets and for which it has no other branch or default."""
     from jinja2 import meta, nodes
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     tree = _compile_jinja_template(renderer.template).environment.parse(renderer.template)
-    tests = [test for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined")]
-    tested = {test.node.name for test in tests if isinstance(test.node, nodes.Name)}
+    tests = [test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined")]
+    defaults = [filtered.node for filtered in tree.find_all(nodes.Filter) if filtered.name in ("default", "d")]
+    branches = [branch.test for branch in tree.find_all((nodes.If, nodes.CondExpr))]
+    conditions = [part for branch in branches for part in (branch, *branch.find_all((nodes.And, nodes.Or, nodes.Not)))]
+    operands = [child for part in conditions for child in (part, *part.iter_child_nodes())]
+    tested = {node.name for node in (*tests, *defaults, *operands) if isinstance(node, nodes.Name)}
     special = set(renderer.tokenizer.special_tokens_map)
     known = PROVIDED | tested | special | set(renderer.spec.template_kwargs)
     unset = sorted(meta.find_undeclared_variables(tree) - known)

@@ -55,9 +55,14 @@ class Renderer:
                 trust_remote_code=spec.trust_remote_code,
             )
         self.spec = spec
-        self.template = spec.chat_template or _own_template(self.tokenizer, spec)
+        self.template = _own_template(self.tokenizer, spec) if spec.chat_template is None else spec.chat_template
         self.limit = _limit(self.tokenizer, spec, context)
         self.tokenizer.truncation_side = spec.truncation_side
+        needed = self.tokenizer.num_special_tokens_to_add() + (spec.eos == "append") + 1
+        if self.limit is not None and self.limit < needed:
+            raise ModelError(
+                f"model {spec.name!r}: {self.limit} tokens leave no room for text; set max_length to {needed}"
+            )
 
     def text(self, turns: Sequence[Message], **variables: Any) -> str:
         """The template's rendering of a conversation, without a generation prompt unless asked for one."""
