@@ -62,7 +62,7 @@ class LocalPool:
             return Failed(number, error)
 
     def capacity(self) -> Capacity:
-        """One worker at a time."""
+        """One CPU slot, and the GPUs it was given; whatever the number of workers, one command runs at a time."""
         return Capacity(cpus=1, gpus=self._gpus)
 
     def close(self) -> None:

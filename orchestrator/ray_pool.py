@@ -67,7 +67,7 @@ class RayPool:
         """Send the command to its actor."""
         match command:
             case Start(number, spec):
-                resources = {"num_gpus": spec.gpus, "num_cpus": 1}
+                resources = {"num_gpus": spec.gpus, "num_cpus": 0 if spec.gpus else 1}
                 actor = ray.remote(Worker).options(
                     max_restarts=0, name=f"{spec.name}-{number}-{os.getpid()}", **resources
                 )

@@ -146,15 +146,20 @@ def latest_failures(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def save_examples(store: Store, benchmark: str, examples: Sequence[Example]) -> str:
-    """Keep a benchmark's rows under the hash of their content; the hash."""
+    """Keep a benchmark's rows under the hash of their content; the hash. A damaged file is replaced."""
     name = data_hash(examples)
-    path = f"benchmarks/{benchmark}/{name}.parquet"
-    if store.load(path) is None:
-        rows = [{**asdict(example), "prompt": [asdict(turn) for turn in example.prompt]} for example in examples]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), buffer, compression="zstd")
-        store.save(path, buffer.getvalue())
+    try:
+        load_examples(store, benchmark, name)
+    except StoreError:  # not there yet, or damaged
+        _write_examples(store, f"benchmarks/{benchmark}/{name}.parquet", examples)
     return name
+
+
+def _write_examples(store: Store, path: str, examples: Sequence[Example]) -> None:
+    rows = [{**asdict(example), "prompt": [asdict(turn) for turn in example.prompt]} for example in examples]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer, compression="zstd")
+    store.save(path, buffer.getvalue())
 
 
 def load_examples(store: Store, benchmark: str, name: str) -> list[Example]:

@@ -128,7 +128,7 @@ def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], failure: str | N
         rows=len(rows),
         rows_missing=missing.total(),
         ties=sum(map(metrics.ties, judged)),
-        truncated=sum(any(found is not None and found.truncated for found in row.measurements) for row in rows),
+        truncated=sum(any(found and found.truncated for found in row.measurements) for row in rows if row.scores),
         not_finite=sum(not all(map(math.isfinite, row.scores)) for row in judged),
         failure=failure if missing else None,
     )

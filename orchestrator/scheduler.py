@@ -101,7 +101,7 @@ class Lost:
 
 
 Event = Linted | Ready | Done | Failed | Lost
-Phase = Literal["linting", "loading", "idle", "busy"]
+Phase = Literal["linting", "loading", "busy"]
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,7 @@ class Scheduler:
         stream.linted = True
         errors = [finding for finding in event.findings if finding.severity == "error"]
         if errors:
-            reason = f"preflight: {'; '.join(finding.message for finding in errors)}"
-            return self._give_up(stream, reason)
+            return self._give_up(stream, f"preflight: {'; '.join(finding.message for finding in errors)}")
         worker.phase = "loading"
         return [Load(event.worker)]
 
@@ -227,15 +226,12 @@ class Scheduler:
             return self._give_up(stream, str(event.error))
         del self.workers[event.worker]
         final = isinstance(event.error, OutOfMemory)
-        commands: list[Command] = [
-            Stop(event.worker),
-            *self._retry(worker, stream, str(event.error), final, counts=True),
-        ]
+        commands = self._retry(worker, stream, str(event.error), final, counts=True)
         exhausted = worker.shard is not None and worker.shard in [shard for shard, _ in stream.failures]
         if isinstance(event.error, StoreError) and (exhausted or worker.shard is None):
             self.aborted = event.error
             commands += [command for other in self.streams.values() for command in self._give_up(other, "run aborted")]
-        return commands
+        return [Stop(event.worker), *commands]
 
     def _lost(self, event: Lost, worker: WorkerState, stream: StreamState) -> list[Command]:
         del self.workers[event.worker]
@@ -245,7 +241,8 @@ class Scheduler:
         """Put the worker's work back, or record that it failed for good."""
         if worker.shard is None:
             stream.loads += counts
-            return self._give_up(stream, reason) if stream.loads >= self.limits.max_attempts else []
+            alone = not any(other.stream == worker.stream for other in self.workers.values())
+            return self._give_up(stream, reason) if alone and stream.loads >= self.limits.max_attempts else []
         shard = worker.shard
         stream.attempts[shard.id] = stream.attempts.get(shard.id, 0) + counts
         if final or stream.attempts[shard.id] >= self.limits.max_attempts:
@@ -260,7 +257,7 @@ class Scheduler:
         mine = [number for number, worker in self.workers.items() if worker.stream == name]
         flying = [self.workers[number].shard for number in mine]
         lost = [*stream.pending, *(shard for shard in flying if shard is not None)]
-        if lost or stream.failed is None:
+        if lost:
             stream.failed = stream.failed or reason
             stream.failures += [(shard, reason) for shard in lost]
         stream.pending.clear()
@@ -286,10 +283,12 @@ class Scheduler:
         counts = {name: 0 for name in self.streams}
         for worker in self.workers.values():
             counts[worker.stream] += 1
+        waiting = {stream.spec.gpus > 0 for name, stream in self.streams.items() if stream.pending and not counts[name]}
         candidates = [
             (counts[name] > 0, -sum(shard.characters for shard in stream.pending) / (counts[name] + 1), name)
             for name, stream in self.streams.items()
             if self._wants_worker(stream, counts[name])
+            and not (counts[name] and (stream.spec.gpus > 0) in waiting)
             and (free_cpus >= 1 if stream.spec.gpus == 0 else free_gpus >= stream.spec.gpus)
         ]
         return self.streams[min(candidates)[2]] if candidates else None
@@ -297,4 +296,5 @@ class Scheduler:
     def _wants_worker(self, stream: StreamState, workers: int) -> bool:
         if workers == 0:
             return bool(stream.pending)
-        return stream.linted and len(stream.pending) > self.limits.replica_shards * workers
+        loads = stream.linted and stream.loads < self.limits.max_attempts
+        return loads and len(stream.pending) > self.limits.replica_shards * workers

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.stores.parquet import ParquetStore
 from workers import tiny_zoo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,3 +77,15 @@ def write_pairs(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ParquetStore:
+    """A fresh store: in a folder with an awkward name, or in fsspec's memory."""
+    uri = str(tmp_path / "a b [1] *ü #%20") if request.param == "folder" else f"memory://{uuid.uuid4().hex}"
+    return ParquetStore(uri, {"rewardsweep": "1.0", "host": "ü"})
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> ParquetStore:
+    return ParquetStore(str(tmp_path / "store"), {})

@@ -25,7 +25,7 @@ NOT_IDENTITY = {"identity": False}
 def digest(payload: object) -> str:
     """32 hexadecimal characters of SHA-256 over canonical JSON.
 
-    Raises `TypeError` for anything whose JSON could differ between processes.
+    Raises `TypeError` for what JSON cannot hold and `ValueError` for NaN and infinities.
     """
     text = json.dumps(payload, ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]

@@ -66,9 +66,7 @@ class ParquetStore:
         if found is None:
             self.save("store.json", json.dumps({"schema": SCHEMA}).encode())
             return
-        version = json.loads(found).get("schema")
-        if version != SCHEMA:
-            raise StoreError(f"store={self.uri}: schema {version}, this rewardsweep writes {SCHEMA}; use a new store")
+        self._check_schema(found)
         probe = f"{self._root}/.probe-{uuid.uuid4().hex}"
         with _reasons(f"store={self.uri}: cannot be written"):
             self._fs.pipe_file(probe, b"")
@@ -76,7 +74,22 @@ class ParquetStore:
 
     def exists(self) -> bool:
         """Whether `prepare` ever ran here."""
-        return self.load("store.json") is not None
+        found = self.load("store.json")
+        if found is not None:
+            self._check_schema(found)
+        return found is not None
+
+    def _check_schema(self, found: bytes) -> None:
+        """The store's version must be the one that this code writes."""
+        try:
+            version = json.loads(found)["schema"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                f"store={self.uri}: store.json is damaged ({first_line(error)}); "
+                f'write {{"schema": {SCHEMA}}} into it, or use a new store'
+            ) from error
+        if version != SCHEMA:
+            raise StoreError(f"store={self.uri}: schema {version}, this rewardsweep writes {SCHEMA}; use a new store")
 
     def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> None:
         """One part with all rows; the footer holds the identity, the driver's facts and the worker's."""
@@ -97,21 +110,23 @@ class ParquetStore:
         """The union of all sound parts; the first part wins where two disagree."""
         rows: dict[str, Measurement] = {}
         damaged: list[str] = []
-        conflicts = 0
+        conflicts: set[str] = set()
         for path in self.list(f"measurements/{fingerprint}"):
             try:
-                part, _ = read_part(self.load(path) or b"", path)
+                part, footer = read_part(self.load(path) or b"", path)
+                if footer["fingerprint"] != fingerprint:
+                    raise StoreError(f"{path}: belongs to another model ({footer['fingerprint']})")
             except StoreError as error:
                 damaged.append(str(error))
                 continue
             for row in part:
-                conflicts += row.request in rows and not _agree(rows[row.request], row)
-                rows.setdefault(row.request, row)
-        return Stream(rows, tuple(damaged), conflicts)
+                if not _agree(rows.setdefault(row.request, row), row):
+                    conflicts.add(row.request)
+        return Stream(rows, tuple(damaged), len(conflicts))
 
     def fingerprints(self) -> list[str]:
         """Every fingerprint that has a part."""
-        return sorted({path.split("/")[1] for path in self.list("measurements")})
+        return sorted({path.split("/")[1] for path in self.list("measurements") if path.endswith(".parquet")})
 
     def save(self, path: str, content: bytes) -> str:
         """Write a file so that it is there whole or not at all."""
