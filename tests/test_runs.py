@@ -256,6 +256,11 @@ def test_a_damaged_part_is_named_and_only_its_rows_are_scored_again(
     assert cli("scores", f"store={store}", "output=jsonl").stdout == expected
 
 
+def _heed_interrupts() -> None:
+    """A shell starts background jobs with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_stops_cleanly_and_resumes(
     cli: Cli, tmp_path: Path, write_pairs: WritePairs, number: signal.Signals
@@ -264,9 +269,8 @@ def test_an_interrupted_run_stops_cleanly_and_resumes(
     words = ["run", "model=[longest]", *pairs(write_pairs(some_rows(2000))), "pool=local", f"store={store}"]
     command = [sys.executable, "-P", "-m", "orchestrator", *words, "shard_rows=1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, preexec_fn=_heed_interrupts, **streams) as process:
         until = time.monotonic() + 60
         while len(list(store.glob("measurements/*/*.parquet"))) < 20 and time.monotonic() < until:
             time.sleep(0.02)
