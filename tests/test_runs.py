@@ -270,7 +270,7 @@ def test_an_interrupted_run_stops_cleanly_and_resumes(
     command = [sys.executable, "-P", "-m", "orchestrator", *words, "shard_rows=1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, cwd=tmp_path, preexec_fn=_heed_interrupts, **streams) as process:
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, preexec_fn=_heed_interrupts, **streams) as process:  # noqa: PLW1509
         until = time.monotonic() + 60
         while len(list(store.glob("measurements/*/*.parquet"))) < 20 and time.monotonic() < until:
             time.sleep(0.02)
