@@ -83,13 +83,13 @@ def _with_subset(row: Row) -> Row:
     return row
 
 
-RULES = {
-    made.name: made
-    for made in (
-        rule("rewardbench-v1", SECTIONS),
-        rule("rewardbench-v1-before-2024-09-10", {**SECTIONS, "Safety": SECTIONS["Safety"] | SWAPPED}),
-    )
+WEIGHTS = {
+    "rewardbench-v1": SECTIONS,
+    "rewardbench-v1-before-2024-09-10": {**SECTIONS, "Safety": SECTIONS["Safety"] | SWAPPED},
 }
+"""By rule and section, the weight of each subset."""
+
+RULES = {name: rule(name, weights) for name, weights in WEIGHTS.items()}
 
 BENCHMARK = Benchmark(
     name="rewardbench",
