@@ -1,6 +1,6 @@
 """Our scores against the real reference implementation, on tiny checkpoints and real data, in float32 on the CPU.
 
-    python -m bench.parity --shared ../shared --reference-venv .venv-reference [--architectures llama bert] [--rows 100]
+    python -m bench.parity --shared ../shared --reference-venv .venv-reference [--architectures llama bert] [--step 5]
 
 For every architecture: our scores in padded batches as on a GPU, our score of each conversation alone and unpadded
 (what a CPU computes), and the reference at batch size 1 and 8 (its default). Prints the table of docs/parity.md;
@@ -42,10 +42,10 @@ class Parity:
     reference_flips: int
 
 
-def load_rows(shared: Path, limit: int | None) -> list[dict[str, str]]:
-    """The public half of RewardBench, in the order of the file."""
+def load_rows(shared: Path, step: int = 1) -> list[dict[str, str]]:
+    """The public half of RewardBench in the order of the file, or every so many-th of its rows."""
     with gzip.open(shared / "data" / "rewardbench_filtered.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines][:limit]
+        return [json.loads(line) for line in lines][::step]
 
 
 def requests(rows: Sequence[dict[str, str]]) -> list[Request]:
@@ -64,8 +64,15 @@ def our_scores(checkpoint: Path, asked: Sequence[Request]) -> tuple[Scores, Scor
     return [output.value for output in batched.run(asked)], [output.value for output in alone.run(asked)]
 
 
-def reference_scores(shared: Path, venv: Path, checkpoint: Path, rows: Sequence[dict[str, str]], batch: int) -> Scores:
-    """The reference's scores at a batch size, from its own command line."""
+def reference_scores(
+    shared: Path,
+    venv: Path,
+    checkpoint: Path,
+    rows: Sequence[dict[str, str]],
+    batch: int,
+    tuned_from: Path | None = None,
+) -> Scores:
+    """The reference's scores at a batch size, from its own command line; implicit rewards given `tuned_from`."""
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
         data.write_text("".join(json.dumps(_conversations(row)) + "\n" for row in rows), encoding="utf-8")
@@ -75,6 +82,9 @@ def reference_scores(shared: Path, venv: Path, checkpoint: Path, rows: Sequence[
         options = ["--model", "zoo/model", "--dataset", str(data), "--load_json", "--output_dir", f"{folder}/out/"]
         command = [sys.executable, str(script), "--venv", str(venv.resolve()), "--", *options]
         command += ["--batch_size", str(batch)]
+        if tuned_from is not None:
+            (Path(folder) / "zoo" / "reference").symlink_to(tuned_from.resolve())
+            command += ["--ref_model", "zoo/reference"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"the reference failed: {done.stderr[-2000:]}")
@@ -144,15 +154,20 @@ def line(row: Parity) -> str:
     return f"| {row.architecture} | {row.pairs} | {row.spread:.2f} | " + " | ".join(cells) + " |"
 
 
-def main() -> None:
-    """Build the checkpoints, compare, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(parser: argparse.ArgumentParser, architectures: Sequence[str]) -> argparse.Namespace:
+    """What both comparisons are asked for on the command line."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="the folder of data and reference")
     parser.add_argument("--reference-venv", type=Path, default=Path(".venv-reference"), help="built when missing")
-    parser.add_argument("--architectures", nargs="+", default=list(tiny_zoo.ARCHITECTURES))
-    parser.add_argument("--rows", type=int, help="only the first rows")
-    options = parser.parse_args()
-    rows = load_rows(options.shared, options.rows)
+    parser.add_argument("--architectures", nargs="+", default=list(architectures))
+    parser.add_argument("--step", type=int, default=1, help="5: only every fifth row")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Build the checkpoints, compare, print the table."""
+    options = arguments(argparse.ArgumentParser(description=__doc__), list(tiny_zoo.ARCHITECTURES))
+    rows = load_rows(options.shared, options.step)
     print("| " + " | ".join(COLUMNS) + " |\n| --- " + "| ---: " * (len(COLUMNS) - 1) + "|")
     with tempfile.TemporaryDirectory() as folder:
         for name in options.architectures:

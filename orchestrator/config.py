@@ -22,6 +22,7 @@ KEYS = (
     "models",
     "output",
     "pool",
+    "protocol",
     "ray",
     "rule",
     "shard_rows",
@@ -32,6 +33,7 @@ KEYS = (
 OUTPUTS = ("text", "json", "csv", "markdown")
 POOLS = ("ray", "local")
 DEVICES = ("auto", "cpu", "cuda")
+PROTOCOLS = ("own", "reference")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def settings(config: DictConfig) -> Settings:
     _choice("device", values["device"], DEVICES)
     return Settings(
         verb=values["verb"],
-        models=_models(values["models"]),
+        models=_models(values["models"], values["protocol"]),
         benchmarks=_names(values["benchmarks"]),
         data=_data(values["data"]),
         rule=_text("rule", values["rule"]),
@@ -114,12 +116,16 @@ def _count(key: str, value: Any) -> int:
     return value
 
 
-def _models(values: Any) -> dict[str, Mapping[str, Any]]:
+def _models(values: Any, protocol: Any) -> dict[str, Mapping[str, Any]]:
+    """The models' entries; a `protocol` for the whole command goes into each of them."""
+    if protocol is not None:
+        _choice("protocol", protocol, PROTOCOLS)
     _mapping("models", values)
     for name, entry in values.items():
         if not isinstance(entry, Mapping):
             raise InputError(f"models.{name}: must hold keys such as path and family, found {entry!r}")
-    return {str(name): entry for name, entry in values.items()}
+    common = {} if protocol is None else {"protocol": protocol}
+    return {str(name): {**entry, **common} for name, entry in values.items()}
 
 
 def _names(values: Any) -> tuple[str, ...] | None:

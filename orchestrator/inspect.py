@@ -139,7 +139,7 @@ def _known_requests(store: Store, problems: list[str], specs: dict[str, ModelSpe
     pairs = {(name, rows) for run in runs for name, rows in run.benchmarks.items()}
     for run in runs:
         specs.update({spec.fingerprint: spec for model in run.models for spec in model.streams})
-    models = list({model.family: model for run in runs for model in run.models}.values())
+    models = list({model.asks: model for run in runs for model in run.models}.values())
     for name, rows in sorted(pairs):
         try:
             examples = records.load_examples(store, name, rows)

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator import records, tables
 from orchestrator.benchmarks import Benchmark, Example, data_hash, find
 from orchestrator.config import Settings
-from orchestrator.plan import wanted
+from orchestrator.plan import needs_of
 from orchestrator.records import Run
 from orchestrator.reducer import Leaderboard, Lookup, ScoredRow, reduce, score_rows
 from orchestrator.site import page
@@ -136,9 +136,9 @@ def score_lines(store: Store, settings: Settings, name: str) -> Iterator[dict[st
     """One record a response; the score is None where it is missing."""
     found = scored(store, settings, name)
     models = choose(settings, found.models, list(settings.models))
-    needs = {kind: wanted(kind, found.examples) for kind in {model.family for model in models}}
+    needs = needs_of(models, found.examples)
     for model in models:
-        for row in score_rows(model, needs[model.family], lookup(store)):
+        for row in score_rows(model, needs[model.asks], lookup(store)):
             for response in range(len(row.example.responses)):
                 yield _score_line(model, name, row, response)
 

@@ -70,10 +70,15 @@ def family(name: str) -> FamilyModule:
     return module  # type: ignore[no-any-return]
 
 
-def wanted(family_name: str, examples: Iterable[Example]) -> list[Wanted]:
-    """The requests of all examples for a family, in the order of the examples."""
-    module = family(family_name)
-    return [Wanted(row, tuple(module.wanted(row.prompt, row.responses))) for row in examples]
+def wanted(model: Model, examples: Iterable[Example]) -> list[Wanted]:
+    """The requests of all examples for a model, in the order of the examples."""
+    module = family(model.family)
+    return [Wanted(row, tuple(module.wanted(model, row.prompt, row.responses))) for row in examples]
+
+
+def needs_of(models: Iterable[Model], examples: Sequence[Example]) -> dict[str, list[Wanted]]:
+    """What models want, by `Model.asks`: worked out once for all models that ask the same."""
+    return {asks: wanted(model, examples) for asks, model in {model.asks: model for model in models}.items()}
 
 
 def make_plan(
@@ -88,13 +93,13 @@ def make_plan(
     `present` holds the digests of the requests that each fingerprint has, `earlier` the identity under which
     each stream's name was last seen. A text that occurs twice is owed once.
     """
-    asked = {kind: _asked(kind, benchmarks) for kind in {model.family for model in models}}
+    asked = {asks: _asked(model, benchmarks) for asks, model in {model.asks: model for model in models}.items()}
     specs: dict[str, ModelSpec] = {}
     needs: dict[str, Asked] = {}
     for model in models:
         for stream, spec in enumerate(model.streams):
             specs.setdefault(spec.fingerprint, spec)
-            mine, known = asked[model.family].get(stream, {}), needs.get(spec.fingerprint)
+            mine, known = asked[model.asks].get(stream, {}), needs.get(spec.fingerprint)
             needs[spec.fingerprint] = mine if known is None or known is mine else {**known, **mine}
     return Plan(
         {
@@ -106,11 +111,11 @@ def make_plan(
     )
 
 
-def _asked(family_name: str, benchmarks: Mapping[str, Sequence[Example]]) -> Mapping[int, Asked]:
-    """What any model of a family is asked for, by stream: the same for all of them, so it is worked out once."""
+def _asked(model: Model, benchmarks: Mapping[str, Sequence[Example]]) -> Mapping[int, Asked]:
+    """What a model is asked for, by stream: worked out once for all models that ask the same."""
     found: dict[int, dict[str, tuple[Request, str]]] = {}
     for name, rows in benchmarks.items():
-        for row in wanted(family_name, rows):
+        for row in wanted(model, rows):
             for stream, request in row.requests:
                 found.setdefault(stream, {}).setdefault(request.digest, (request, f"{name}/{row.example.subset}"))
     return found

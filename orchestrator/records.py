@@ -73,7 +73,12 @@ def save_run(store: Store, run: Run) -> None:
         for spec in model.streams:
             store.save(f"models/{spec.fingerprint}.json", _json(spec.to_json()))
     models = [
-        {"name": model.name, "family": model.family, "streams": [spec.fingerprint for spec in model.streams]}
+        {
+            "name": model.name,
+            "family": model.family,
+            "streams": [spec.fingerprint for spec in model.streams],
+            "scoring": dict(model.scoring),
+        }
         for model in run.models
     ]
     record = {
@@ -116,7 +121,12 @@ def _parse_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
             if fingerprint not in specs:
                 specs[fingerprint] = ModelSpec.from_json(_loads(store, f"models/{fingerprint}.json"))
     models = tuple(
-        Model(model["name"], model["family"], tuple(specs[fingerprint] for fingerprint in model["streams"]))
+        Model(
+            model["name"],
+            model["family"],
+            tuple(specs[fingerprint] for fingerprint in model["streams"]),
+            model["scoring"],
+        )
         for model in record["models"]
     )
     ended = store.load(f"runs/{name}/outcome.json")

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator import metrics
 from orchestrator.benchmarks import Example, Judged, Rule
-from orchestrator.plan import Wanted, family, wanted
+from orchestrator.plan import Wanted, family, needs_of
 from workers.protocol import Measurement, Model
 
 Lookup = Callable[[str], Mapping[str, Measurement]]
@@ -89,10 +89,9 @@ def reduce(
     failures: Mapping[str, str],
 ) -> Leaderboard:
     """The leaderboard of a benchmark under a rule."""
-    needs = {kind: wanted(kind, examples) for kind in {model.family for model in models}}
+    needs = needs_of(models, examples)
     entries = [
-        _entry(model, rule, score_rows(model, needs[model.family], lookup), failures.get(model.name))
-        for model in models
+        _entry(model, rule, score_rows(model, needs[model.asks], lookup), failures.get(model.name)) for model in models
     ]
     return Leaderboard(benchmark, rule.name, data_hash, tuple(sorted(entries, key=_best_first)))
 
@@ -106,7 +105,7 @@ def score_rows(model: Model, needs: Sequence[Wanted], lookup: Lookup) -> list[Sc
 def _scored_row(model: Model, need: Wanted, streams: Sequence[Mapping[str, Measurement]]) -> ScoredRow:
     found = tuple(streams[stream].get(request.digest) for stream, request in need.requests)
     present = [measurement for measurement in found if measurement is not None]
-    scores = tuple(family(model.family).values(present)) if len(present) == len(found) else None
+    scores = tuple(family(model.family).values(model, present)) if len(present) == len(found) else None
     return ScoredRow(need.example, found, scores)
 
 

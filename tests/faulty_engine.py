@@ -16,8 +16,9 @@ from workers.engines.baseline import PACKAGES, VERSION, BaselineEngine, lint, to
 from workers.protocol import Finding, ModelSpec, Output, Request
 
 NEEDS_WEIGHTS = False
+KINDS = ("reward",)
 
-__all__ = ["NEEDS_WEIGHTS", "PACKAGES", "VERSION", "Finding", "lint", "load", "token_hashes"]
+__all__ = ["KINDS", "NEEDS_WEIGHTS", "PACKAGES", "VERSION", "Finding", "lint", "load", "token_hashes"]
 
 
 class FaultyEngine:

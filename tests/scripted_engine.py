@@ -16,8 +16,9 @@ from workers.protocol import Finding, ModelSpec, Output, Request
 VERSION = "1"
 PACKAGES: tuple[str, ...] = ()
 NEEDS_WEIGHTS = False
+KINDS = ("reward",)
 
-__all__ = ["NEEDS_WEIGHTS", "PACKAGES", "SCRIPT", "VERSION", "lint", "load", "token_hashes"]
+__all__ = ["KINDS", "NEEDS_WEIGHTS", "PACKAGES", "SCRIPT", "VERSION", "lint", "load", "token_hashes"]
 
 
 @dataclass

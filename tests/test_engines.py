@@ -43,6 +43,7 @@ def test_engine_conforms(spec: ModelSpec) -> None:
     module = plugins.resolve("workers.engines", spec.engine)
     assert isinstance(module.VERSION, str)
     assert isinstance(module.NEEDS_WEIGHTS, bool)
+    assert "reward" in module.KINDS
     loaded = module.load(spec)
     outputs = loaded.run(REQUESTS)
     assert loaded.run(REQUESTS) == outputs, "the same requests give the same outputs"
@@ -89,7 +90,7 @@ def test_out_of_memory_halves_the_batch_and_lowers_the_budget(checkpoint: Callab
     spec = pinned(checkpoint("llama"), token_budget=100_000)
     expected = scores(spec, [REQUESTS])
     loaded = engine.load(spec)
-    memory = loaded._model = Memory(loaded._model, rows=2)
+    memory = loaded._head.model = Memory(loaded._head.model, rows=2)
     assert [output.value for output in loaded.run(REQUESTS)] == pytest.approx(expected, abs=1e-5, rel=0)
     assert memory.refused > 0
     assert loaded._budget < 100_000
@@ -97,7 +98,7 @@ def test_out_of_memory_halves_the_batch_and_lowers_the_budget(checkpoint: Callab
 
 def test_one_conversation_that_does_not_fit_is_an_error_with_its_size(checkpoint: Callable[..., Path]) -> None:
     loaded = engine.load(pinned(checkpoint("llama")))
-    loaded._model = Memory(loaded._model, rows=0)
+    loaded._head.model = Memory(loaded._head.model, rows=0)
     with pytest.raises(OutOfMemory, match=r"one conversation of \d+ tokens"):
         loaded.run(REQUESTS[:1])
 
@@ -108,7 +109,7 @@ def test_other_errors_of_the_forward_pass_are_not_swallowed(checkpoint: Callable
     def broken(**inputs: Any) -> Any:
         raise RuntimeError("shapes cannot be multiplied")
 
-    loaded._model = broken
+    loaded._head.model = broken
     with pytest.raises(RuntimeError, match="multiplied"):
         loaded.run(REQUESTS[:1])
 

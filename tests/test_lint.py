@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from workers.engines import transformers as engine
+from workers.engines._checkpoint import config_of, renderer_of
 from workers.errors import ModelError
 from workers.protocol import Finding, Message, ModelSpec, Request
 from workers.templates import FOLDER, named_template
@@ -193,7 +194,7 @@ def test_truncated_at_the_models_context(spec: ModelSpec, tmp_path: Path) -> Non
 
 def test_vocabulary(spec: ModelSpec, tmp_path: Path) -> None:
     """A tokenizer with more tokens than the model has embeddings indexes past their end."""
-    ids = engine._renderer(spec, engine._config(spec)).render(REQUESTS)
+    ids = renderer_of(spec, config_of(spec, "reward")).render(REQUESTS)
     top = [max(row.ids) for row in ids]
     small = changed(spec, tmp_path / "small", "config.json", vocab_size=max(top))
     findings = found(small)

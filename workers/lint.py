@@ -43,11 +43,12 @@ def lint(renderer: Renderer, requests: Sequence[Request], vocabulary: int | None
             [not request.responses[0].strip() for request in requests],
         ),
         _where(
-            "truncated",
+            "boundary",
             "warning",
-            f"longer than {renderer.limit} tokens: cut on the {renderer.spec.truncation_side}",
-            [row.truncated for row in rendered],
+            "the prompt's rendering does not begin the conversation's: the completion's first tokens are uncertain",
+            [not row.clean for row in rendered],
         ),
+        _where("truncated", "warning", _cut(renderer, rendered), [row.truncated for row in rendered]),
         _where(
             "vocabulary",
             "error",
@@ -63,12 +64,20 @@ def _where(check: str, severity: str, message: str, hits: Sequence[bool]) -> Fin
     return Finding(check, "error" if severity == "error" else "warning", message, rows) if rows else None
 
 
+def _cut(renderer: Renderer, rendered: Sequence[Rendered]) -> str:
+    """What is done to a conversation that is too long."""
+    if any(row.completion is not None for row in rendered):
+        return "too long: the prompt loses its beginning, then the completion its end"
+    return f"longer than {renderer.limit} tokens: cut on the {renderer.spec.truncation_side}"
+
+
 def _special_token_finding(renderer: Renderer, rendered: Sequence[Rendered]) -> Finding | None:
-    message = (
-        "template and tokenizer both add BOS: the second was removed (bos: single)"
-        if renderer.spec.bos == "single"
-        else "template and tokenizer both add BOS: the model sees two (bos: keep)"
-    )
+    if renderer.spec.protocol == "reference" and any(row.completion is not None for row in rendered):
+        message = "a BOS is added to the template's own: the model sees two (protocol: reference)"
+    elif renderer.spec.bos == "single":
+        message = "template and tokenizer both add BOS: the second was removed (bos: single)"
+    else:
+        message = "template and tokenizer both add BOS: the model sees two (bos: keep)"
     return _where("double-bos", "warning", message, [row.double_bos for row in rendered])
 
 

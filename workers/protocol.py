@@ -43,7 +43,8 @@ class Message:
 class Request:
     """One question to an engine.
 
-    `reward` and `logprob` take one response, `preference` two, `generate` none.
+    `reward` takes one response, `preference` two, `generate` none. `logprob` takes the response to score, and under
+    the reference's protocol the one it is compared with, whose length decides what is cut.
     """
 
     kind: Kind
@@ -65,8 +66,9 @@ class Request:
 class Output:
     """An engine's answer to one request.
 
-    `value` is the score, preference margin or summed log-probability; `num_tokens` and `token_hash` describe
-    the token ids the model saw after truncation; `text` is generated text, else None.
+    `value` is the score, preference margin or summed log-probability (nats); `num_tokens` and `token_hash` describe
+    the token ids the model saw after truncation; `text` is generated text, else None. `extra` holds further named
+    numbers: of a `logprob`, the `tokens` of the completion and the `squares`, the sum of squared log-probabilities.
     """
 
     value: float
@@ -74,6 +76,7 @@ class Output:
     truncated: bool
     token_hash: str
     text: str | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Measurement:
     truncated: bool
     token_hash: str
     text: str | None
+    extra: Mapping[str, float] = field(default_factory=dict)
 
 
 def measurement_key(fingerprint: str, request: str) -> str:
@@ -107,7 +111,8 @@ class ModelSpec:
 
     `weights` and `tokenizer_files` name content (`sha256:...` of local files, `hub:owner/name@commit`), so a
     moved folder keeps its scores and a changed one loses them. `environment` holds the versions of the
-    libraries that compute. `chat_template` is the template's text, None for the tokenizer's own.
+    libraries that compute. `chat_template` is the template's text, None for the tokenizer's own. `protocol` says whose
+    token rules hold where the reference's have known defects (docs/parity.md).
     """
 
     name: str = field(metadata=NOT_IDENTITY)
@@ -130,6 +135,7 @@ class ModelSpec:
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     bos: Literal["single", "keep"] = "single"
     eos: Literal["keep", "expect", "append"] = "keep"
+    protocol: Literal["own", "reference"] = "own"
     trust_remote_code: bool = False
     allow_pickle: bool = field(default=False, metadata=NOT_IDENTITY)
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -164,12 +170,19 @@ class Model:
     """A row of the leaderboard: a family over one or more streams of measurements.
 
     A classifier has one stream; an implicit reward has two, the policy and its reference, and each is an
-    ordinary `ModelSpec` that is scored, stored and shared on its own.
+    ordinary `ModelSpec` that is scored, stored and shared on its own. `scoring` holds the family's choices that
+    change what is asked for or what is made of the answers, but no answer.
     """
 
     name: str
     family: str
     streams: tuple[ModelSpec, ...]
+    scoring: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def asks(self) -> str:
+        """Models with equal `asks` want the same requests for the same examples."""
+        return digest([self.family, len(self.streams), self.streams[0].protocol, dict(self.scoring)])
 
 
 @dataclass(frozen=True)
@@ -227,12 +240,13 @@ class EngineModule(Protocol):
     """What a file in `workers/engines` offers.
 
     `PACKAGES` are the libraries whose versions are part of a score's identity; `NEEDS_WEIGHTS` tells whether a
-    model must name a checkpoint.
+    model must name a checkpoint; `KINDS` are the kinds of requests it can answer.
     """
 
     VERSION: str
     PACKAGES: tuple[str, ...]
     NEEDS_WEIGHTS: bool
+    KINDS: tuple[Kind, ...]
 
     def load(self, spec: ModelSpec) -> Engine:
         """An engine with the weights in memory."""
@@ -245,15 +259,23 @@ class EngineModule(Protocol):
 
 
 class FamilyModule(Protocol):
-    """What a file in `workers/families` offers. `ENGINES` lists the engines that can serve it, best first."""
+    """What a file in `workers/families` offers.
+
+    `ENGINES` lists the engines that can serve it, best first; `KIND` is the kind of its requests; `SCORING` names the
+    keys it takes in `Model.scoring`, each with its possible values, the default first.
+    """
 
     VERSION: str
     ENGINES: tuple[str, ...]
+    KIND: Kind
+    SCORING: Mapping[str, tuple[Any, ...]]
 
-    def wanted(self, prompt: tuple[Message, ...], responses: tuple[str, ...]) -> list[tuple[int, Request]]:
+    def wanted(
+        self, model: Model, prompt: tuple[Message, ...], responses: tuple[str, ...]
+    ) -> list[tuple[int, Request]]:
         """The requests behind one score a response, each with the position of its stream in `Model.streams`."""
 
-    def values(self, measurements: Sequence[Measurement]) -> list[float]:
+    def values(self, model: Model, measurements: Sequence[Measurement]) -> list[float]:
         """One score a response, from the measurements of `wanted` in the same order."""
 
 

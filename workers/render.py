@@ -17,15 +17,28 @@ UNBOUNDED = 1_000_000
 """Tokenizers without a limit report lengths around 1e30; no context is longer than this."""
 
 
+PROMPT_TOKENS = 128
+"""The end of a prompt that is kept at least, where prompt and completion together are too long."""
+
+REFERENCE_LENGTH = 2048
+"""The reference cuts what it takes log-probabilities of at this length, whatever the model's context (`dpo.py`)."""
+
+
 @dataclass(frozen=True)
 class Rendered:
-    """What the model sees of one request. `full_length` counts tokens before truncation."""
+    """What the model sees of one request.
+
+    `full_length` counts tokens before truncation. Where log-probabilities are asked for, `completion` is the position
+    of the first token that is scored, and `clean` says whether the prompt's own rendering begins the conversation's.
+    """
 
     text: str
     ids: tuple[int, ...]
     type_ids: tuple[int, ...] | None
     full_length: int
     double_bos: bool
+    completion: int | None = None
+    clean: bool = True
 
     @property
     def truncated(self) -> bool:
@@ -75,8 +88,57 @@ class Renderer:
 
     def render(self, requests: Sequence[Request]) -> list[Rendered]:
         """The token ids of each request's prompt followed by its response."""
-        texts = [self.text((*request.prompt, Message("assistant", request.responses[0]))) for request in requests]
+        if requests and requests[0].kind == "logprob":
+            completion = self._reference_completion if self.spec.protocol == "reference" else self._completion
+            return [completion(request) for request in requests]
+        texts = [self.text(_conversation(request.prompt, request.responses[0])) for request in requests]
         return [self._rendered(text, row) for text, row in zip(texts, self._encode(texts), strict=True)]
+
+    def _completion(self, request: Request) -> Rendered:
+        """Prompt and completion, divided after the tokens that the prompt's own rendering has in common with both.
+
+        Too long: the prompt loses its beginning, all but a leading BOS and its last `PROMPT_TOKENS`, then the
+        completion its end.
+        """
+        prompt_text, text = self.text(request.prompt), self.text(_conversation(request.prompt, request.responses[0]))
+        alone, whole = (self._special_tokens(row) for row in self._encode([prompt_text, text]))
+        ids, doubled = whole[0], whole[2]
+        start = max(1, _common(alone[0], ids))
+        prompt, completion = ids[:start], ids[start:]
+        if self.limit is not None and len(ids) > self.limit:
+            completion = completion[: self.limit - min(len(prompt), PROMPT_TOKENS, self.limit // 2)]
+            bos = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else []
+            prompt = bos + prompt[-(self.limit - len(completion) - len(bos)) :] if len(prompt) > len(bos) else prompt
+        kept = tuple(prompt + completion)
+        return Rendered(text, kept, None, len(ids), doubled, len(prompt), text.startswith(prompt_text))
+
+    def _reference_completion(self, request: Request) -> Rendered:
+        """The tokens of rewardbench 0.1.4 (`DPOInference.tokenize_row`), defects and all.
+
+        Every occurrence of the prompt's rendering is deleted from the conversation's; one BOS and one EOS are added
+        to what the template has; the longer response decides whether a prompt is cut to its last 128 tokens.
+        """
+        prompt_text = self.text(request.prompt)
+        texts = [self.text(_conversation(request.prompt, response)) for response in request.responses]
+        prompts, answers = zip(*(self._reference_parts(prompt_text, text) for text in texts), strict=True)
+        limit, longest = self.spec.max_length or REFERENCE_LENGTH, max(map(len, answers))
+        prompt, answer = prompts[0], answers[0]
+        full_length, doubled = len(prompt) + len(answer), prompt[:1] * 2 == prompt[:2]
+        if len(prompt) + longest > limit:
+            prompt = prompt[-PROMPT_TOKENS:]
+        if len(prompt) + longest > limit:
+            answer = answer[: limit - PROMPT_TOKENS]
+        ids = tuple(prompt + answer)
+        return Rendered(texts[0], ids, None, full_length, doubled, len(prompt), texts[0].startswith(prompt_text))
+
+    def _reference_parts(self, prompt_text: str, text: str) -> tuple[list[int], list[int]]:
+        """Prompt and answer ids: one token back where the boundary merged."""
+        texts = [prompt_text, prompt_text + text.replace(prompt_text, "")]
+        alone, whole = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        start = len(alone) if whole[: len(alone)] == alone else len(alone) - 1
+        eos = self.tokenizer.eos_token_id
+        bos = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else eos
+        return [bos, *whole[:start]], [*whole[start:], eos]
 
     def _encode(self, texts: list[str], limit: int | None = None) -> list[Mapping[str, list[int]]]:
         if not texts:
@@ -103,6 +165,16 @@ class Renderer:
         if self.spec.eos == "append" and eos is not None and ids[-1:] != [eos]:
             ids, type_ids = [*ids, eos], [*type_ids, type_ids[-1]] if type_ids else None
         return ids, type_ids, doubled
+
+
+def _conversation(prompt: tuple[Message, ...], response: str) -> tuple[Message, ...]:
+    return (*prompt, Message("assistant", response))
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """The length of the longest common beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _own_template(tokenizer: Any, spec: ModelSpec) -> str:

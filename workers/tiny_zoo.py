@@ -190,14 +190,24 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="gets zoo/<name>/ and conf/model/<name>.yaml")
     folder = parser.parse_args().folder.resolve()
     (models := folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
-    for architecture in ("llama", "gpt-neox", "bert"):
-        name = f"tiny-{architecture}"
-        path = folder / "zoo" / name
-        if not (there := (path / "tokenizer_config.json").exists()):
-            build(path, architecture)
-        entry = f"# @package models\n{name}:\n  path: {path}\n  family: scalar\n"
-        (models / f"{name}.yaml").write_text(entry, encoding="utf-8")
-        print(f"{name}: {path} ({'already there' if there else 'built'})")
+    entries = {
+        f"tiny-{architecture}": {"path": _built(folder / "zoo", architecture), "family": "scalar"}
+        for architecture in ("llama", "gpt-neox", "bert")
+    }
+    policy, reference = (_built(folder / "zoo", "llama", causal=True, seed=seed) for seed in (0, 1))
+    entries["tiny-dpo"] = {"path": policy, "reference": reference, "family": "dpo"}
+    for name, entry in entries.items():
+        lines = "".join(f"  {key}: {value}\n" for key, value in entry.items())
+        (models / f"{name}.yaml").write_text(f"# @package models\n{name}:\n{lines}", encoding="utf-8")
+
+
+def _built(zoo: Path, architecture: str, *, causal: bool = False, seed: int = 0) -> Path:
+    """A checkpoint's folder, built unless it is there."""
+    path = zoo / f"tiny-{architecture}{f'-causal-{seed}' if causal else ''}"
+    if not (there := (path / "tokenizer_config.json").exists()):
+        build(path, architecture, causal=causal, seed=seed)
+    print(f"{path.name}: {path} ({'already there' if there else 'built'})")
+    return path
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ COLUMNS = pa.schema(
         pa.field("truncated", pa.bool_(), nullable=False),
         pa.field("token_hash", pa.string(), nullable=False),
         pa.field("text", pa.string()),
+        pa.field("extra", pa.map_(pa.string(), pa.float64()), nullable=False),
     ]
 )
 
@@ -100,7 +101,7 @@ class ParquetStore:
             "provenance": {**self._facts, **provenance, "model": spec.name, "path": spec.path},
         }
         schema = COLUMNS.with_metadata({FOOTER: json.dumps(footer, sort_keys=True).encode()})
-        table = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+        table = pa.Table.from_pylist([{**asdict(row), "extra": list(row.extra.items())} for row in rows], schema=schema)
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         name = hashlib.sha256(buffer.getvalue()).hexdigest()
@@ -173,7 +174,7 @@ def read_part(content: bytes, path: str) -> tuple[list[Measurement], dict[str, A
         raise StoreError(f"{path}: not a part of a rewardsweep store ({type(error).__name__})") from error
     if not table.schema.equals(COLUMNS, check_metadata=False):
         raise StoreError(f"{path}: unknown columns (schema {footer.get('schema')}, this rewardsweep reads {SCHEMA})")
-    return [Measurement(**row) for row in table.to_pylist()], footer
+    return [Measurement(**{**row, "extra": dict(row["extra"])}) for row in table.to_pylist()], footer
 
 
 def check_keys(rows: Sequence[Measurement], fingerprint: str) -> int:

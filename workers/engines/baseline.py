@@ -12,11 +12,12 @@ from typing import Any
 
 from workers.errors import ModelError
 from workers.plugins import unknown
-from workers.protocol import Finding, ModelSpec, Output, Request, token_hash
+from workers.protocol import Finding, Kind, ModelSpec, Output, Request, token_hash
 
 VERSION = "1"
 PACKAGES: tuple[str, ...] = ()
 NEEDS_WEIGHTS = False
+KINDS: tuple[Kind, ...] = ("reward",)
 
 
 def _longest(request: Request, options: Mapping[str, Any]) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from workers.families.scalar import values, wanted
+from workers.families.scalar import KIND, SCORING, values, wanted
 
 VERSION = "1"
 ENGINES = ("baseline",)
 
-__all__ = ["ENGINES", "VERSION", "values", "wanted"]
+__all__ = ["ENGINES", "KIND", "SCORING", "VERSION", "values", "wanted"]

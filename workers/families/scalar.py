@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from workers.protocol import Measurement, Message, Request
+from workers.protocol import Kind, Measurement, Message, Model, Request
 
 VERSION = "1"
 ENGINES = ("transformers",)
+KIND: Kind = "reward"
+SCORING: Mapping[str, tuple[Any, ...]] = {}
 
 
-def wanted(prompt: tuple[Message, ...], responses: tuple[str, ...]) -> list[tuple[int, Request]]:
+def wanted(model: Model, prompt: tuple[Message, ...], responses: tuple[str, ...]) -> list[tuple[int, Request]]:
     """One `reward` request a response."""
     return [(0, Request("reward", prompt, (response,))) for response in responses]
 
 
-def values(measurements: Sequence[Measurement]) -> list[float]:
+def values(model: Model, measurements: Sequence[Measurement]) -> list[float]:
     """The rewards; responses of which the model saw the very same tokens share one, so that they tie.
 
     Two passes over the same tokens can differ in the last bits where their batches differed.

@@ -1,0 +1,141 @@
+"""Where checkpoints lie and what is in them: hub revisions become commits, local folders the hash of their files.
+
+Every complaint is an `InputError` that names the key of the model's file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workers.errors import InputError, first_line
+from workers.protocol import digest
+
+DTYPES = ("float32", "bfloat16", "float16")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+TOKENIZER_FILE = re.compile(
+    r"(tokenizer.*|vocab.*|merges\.txt|.*\.model|added_tokens\.json|special_tokens_map\.json|chat_template\..*|.*\.tiktoken)"
+)
+"""Files that a tokenizer is made of, chat template included."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A checkpoint's place and the name of its content."""
+
+    path: str
+    revision: str | None
+    content: str
+
+
+def weights(name: str, entry: Mapping[str, Any]) -> Pinned:
+    """The checkpoint of a model's file; remote code only from a commit."""
+    if not entry.get("path"):
+        raise InputError(f"models.{name}.path is missing: set it to a checkpoint's folder or hub id")
+    pinned = content(name, "path", entry["path"], entry.get("revision"))
+    if entry.get("trust_remote_code") and pinned.revision and not COMMIT.fullmatch(str(entry.get("revision"))):
+        raise InputError(
+            f"models.{name}.trust_remote_code: remote code runs only from a pinned commit; "
+            f"set models.{name}.revision={pinned.revision}"
+        )
+    return pinned
+
+
+def content(name: str, field: str, path: str, revision: str | None) -> Pinned:
+    """A folder by the hash of its files, a hub repository by its commit."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists() and field == "path":
+            raise InputError(f"models.{name}.{field}={path}: no config.json in this folder; it is not a checkpoint")
+        return Pinned(str(folder.resolve()), None, hash_folder(folder))
+    if folder.exists():
+        raise InputError(f"models.{name}.{field}={path}: a file; give the folder that holds it")
+    if path.startswith((".", "/", "~")) or not HUB_ID.fullmatch(path):
+        raise InputError(f"models.{name}.{field}={path}: no such folder; check the path")
+    commit = revision if revision and COMMIT.fullmatch(revision) else _commit(name, field, path, revision)
+    return Pinned(path, commit, f"hub:{path}@{commit}")
+
+
+def _commit(name: str, field: str, path: str, revision: str | None) -> str:
+    """The commit that a branch or tag of a hub repository points to now."""
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().model_info(path, revision=revision, timeout=20).sha
+    except Exception as error:
+        raise InputError(
+            f"models.{name}.{field}={path}: no such folder, and the hub gives no revision for it "
+            f"({first_line(error)}); check the name, or pin models.{name}.revision to a commit"
+        ) from error
+    return str(commit)
+
+
+def dtype(name: str, entry: Mapping[str, Any], checkpoint: Pinned) -> str:
+    """The model file's dtype, else the one in which the checkpoint was saved."""
+    chosen = entry.get("dtype", "auto")
+    if chosen != "auto":
+        return str(chosen)
+    try:
+        values = json.loads(_config_file(name, checkpoint).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"models.{name}.path={entry['path']}: its config.json is damaged ({error})") from error
+    saved = values.get("dtype") or values.get("torch_dtype")
+    if saved not in DTYPES:
+        raise InputError(
+            f"models.{name}.dtype is missing and the checkpoint does not say it; set one of {', '.join(DTYPES)}"
+        )
+    return str(saved)
+
+
+def _config_file(name: str, checkpoint: Pinned) -> Path:
+    """The checkpoint's config.json, of the pinned commit where it lies on the hub."""
+    if checkpoint.revision is None:
+        return Path(checkpoint.path) / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(checkpoint.path, "config.json", revision=checkpoint.revision))
+    except Exception as error:
+        raise InputError(
+            f"models.{name}.path={checkpoint.path}: cannot fetch its config.json ({first_line(error)}); "
+            f"set models.{name}.dtype to one of {', '.join(DTYPES)}"
+        ) from error
+
+
+def hash_folder(folder: Path) -> str:
+    """SHA-256 over the names and contents of a checkpoint's files; hidden files and *.md do not count."""
+    return hash_files(
+        file for file in folder.iterdir() if file.is_file() and not file.name.startswith(".") and file.suffix != ".md"
+    )
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """SHA-256 over names and contents."""
+    hashes = []
+    for file in sorted(files, key=lambda file: file.name):
+        with file.open("rb") as stream:
+            hashes.append([file.name, hashlib.file_digest(stream, "sha256").hexdigest()])
+    return f"sha256:{digest(hashes)}"
+
+
+def tokenizer(name: str, field: str, path: str, revision: str | None) -> Pinned:
+    """A tokenizer by the hash of its own files alone: the same one in two checkpoints has one name."""
+    pinned = content(name, field, path, revision)
+    if pinned.revision is None:
+        files = [file for file in Path(pinned.path).iterdir() if TOKENIZER_FILE.fullmatch(file.name)]
+        return replace(pinned, content=hash_files(files))
+    from huggingface_hub import HfApi, hf_hub_download
+
+    try:
+        names = HfApi().list_repo_files(pinned.path, revision=pinned.revision)
+        chosen = [file for file in names if TOKENIZER_FILE.fullmatch(file)]
+        files = [Path(hf_hub_download(pinned.path, file, revision=pinned.revision)) for file in chosen]
+    except Exception as error:
+        raise InputError(f"models.{name}.{field}={path}: cannot fetch its tokenizer ({first_line(error)})") from error
+    return replace(pinned, content=hash_files(files))
