@@ -75,9 +75,9 @@ def run(settings: Settings) -> int:
 def _prepare(settings: Settings, store: Store) -> Prepared:
     """Load the data, pin the models, see what the store has."""
     if not settings.models:
-        known = ", ".join(sorted(file.stem for file in (CONF_DIR / "model").glob("*.yaml"))[:12])
+        suites = ", ".join(sorted(file.stem for file in (CONF_DIR / "suite").glob("*.yaml")))
         raise InputError(
-            f"no model: give model=[name,...] (known: {known}), suite=NAME "
+            f"no model: give model=[name,...] (a file of conf/model, for example longest), suite=NAME ({suites}) "
             "or +models.mine.path=DIR +models.mine.family=scalar"
         )
     names = settings.benchmarks or tuple(settings.data) or ("rewardbench",)

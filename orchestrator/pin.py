@@ -25,7 +25,8 @@ CHOICES = {
     "eos": ("keep", "expect", "append"),
     "protocol": ("own", "reference"),
 }
-TEXTS = ("family", "engine", "path", "revision", "tokenizer", "tokenizer_revision", "chat_template", "attention")
+TEMPLATES = ("chat_template", "fallback_template")
+TEXTS = ("family", "engine", "path", "revision", "tokenizer", "tokenizer_revision", "attention", *TEMPLATES)
 SWITCHES = ("trust_remote_code", "allow_pickle")
 COUNTS = ("max_length", "gpus", "token_budget")
 MAPPINGS = ("options", "template_kwargs", "scoring")
@@ -40,7 +41,7 @@ COPIED = (
     "options",
     "token_budget",
 )
-KEYS = {*CHOICES, *TEXTS, *SWITCHES, *COUNTS, *MAPPINGS, "reference"}
+KEYS = {*CHOICES, *TEXTS, *SWITCHES, *COUNTS, *MAPPINGS, "reference", "size"}
 OF_THE_REFERENCE = (
     "path",
     "revision",
@@ -54,11 +55,17 @@ OF_THE_REFERENCE = (
 """What a model's file may say of its reference; tokens and engine are the policy's."""
 
 
+def check_entry(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All that can be wrong with a model's file by itself; the family's choices."""
+    _check(name, entry)
+    for field in TEMPLATES:
+        _template(name, field, entry)
+    return _scoring(name, entry, _plugin(name, "family", "workers.families", entry["family"]))
+
+
 def pin_model(name: str, entry: Mapping[str, Any], cuda: bool) -> Model:
     """The model behind `models.<name>`, for GPUs or for a CPU."""
-    _check(name, entry)
-    family = _plugin(name, "family", "workers.families", entry["family"])
-    scoring = _scoring(name, entry, family)
+    scoring = check_entry(name, entry)
     streams = [_spec(name, entry, cuda)]
     if entry.get("reference"):
         streams.append(_spec(f"{name}.reference", _reference(name, entry), cuda))
@@ -114,7 +121,8 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
         tokenizer_revision=tokenizer.revision if tokenizer else None,
         tokenizer_files=tokenizer.content if tokenizer else None,
         dtype=checkpoints.dtype(name, entry, weights) if gpus else "float32",
-        chat_template=_template(name, entry.get("chat_template")),
+        chat_template=_template(name, "chat_template", entry),
+        fallback_template=_template(name, "fallback_template", entry),
         trust_remote_code=bool(entry.get("trust_remote_code", False)),
         allow_pickle=bool(entry.get("allow_pickle", False)),
         gpus=gpus,
@@ -147,7 +155,7 @@ def cuda_here() -> bool:
 
 
 def _check(name: str, entry: Mapping[str, Any]) -> None:
-    """All that can be wrong with a model's file by itself."""
+    """Keys and types of a model's file."""
     key = f"models.{name}"
     if not is_name(name):
         raise InputError(f"{key}: a model's name may hold letters, digits and . _ + - only")
@@ -170,6 +178,7 @@ def _problem(field: str, value: Any) -> str | None:
         (TEXTS, value is None or isinstance(value, str), f"must be text; quote it: '{field}=\"{value}\"'"),
         (SWITCHES, isinstance(value, bool), "must be true or false, without quotes"),
         (COUNTS, value is None or (type(value) is int and value > 0), "must be a whole number of at least 1"),
+        (("size",), type(value) in (int, float) and value > 0, "must be a number: billions of parameters"),
         (MAPPINGS, isinstance(value, Mapping), "must hold keys and values"),
         (
             ("reference",),
@@ -188,18 +197,17 @@ def _plugin(name: str, field: str, package: str, value: str) -> Any:
     return plugins.resolve(package, value)
 
 
-def _template(name: str, value: str | None) -> str | None:
+def _template(name: str, field: str, entry: Mapping[str, Any]) -> str | None:
     """The text of a .jinja file or of a named template."""
+    value = entry.get(field)
     if value is None:
         return None
     if value.endswith(".jinja"):
         path = Path(value).expanduser()
         if not path.is_file():
-            raise InputError(
-                f"models.{name}.chat_template={value}: no such file; give a .jinja file or the name of a template"
-            )
+            raise InputError(f"models.{name}.{field}={value}: no such file; give a .jinja file or a template's name")
         return path.read_text(encoding="utf-8")
     try:
         return named_template(value)
     except InputError as error:
-        raise InputError(f"models.{name}.chat_template: {error}") from error
+        raise InputError(f"models.{name}.{field}: {error}") from error

@@ -41,7 +41,7 @@ WORDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "no model": (PAIRS, ["model=[name,...]", "longest", "+models.mine.path=DIR"]),
     "unknown model": (
         ("model=[longets,random]", *PAIRS),
-        ["unknown model 'longets'", "did you mean 'longest'?", "available: longest, random, shortest"],
+        ["unknown model 'longets'", "did you mean 'longest'?", "available: ", " more"],
     ),
     "unknown single model": (("model=longets", *PAIRS), ["unknown model 'longets'", "did you mean 'longest'?"]),
     "unknown suite": (("suite=baseline", *PAIRS), ["unknown suite 'baseline'", "did you mean 'baselines'?"]),

@@ -56,6 +56,7 @@ IDENTITY: dict[str, Any] = {
     "template_kwargs": {"thinking": True},
     "bos": "keep",
     "eos": "append",
+    "fallback_template": "{{ messages[1] }}",
     "protocol": "reference",
     "trust_remote_code": True,
     "options": {"b": 2, "a": [1.5, None]},
@@ -98,7 +99,7 @@ def test_golden_digests() -> None:
     """These name what lies in stores: a change here makes every stored score unreachable."""
     assert digest({"b": [1, None], "a": "é"}) == "9b10bedce64e86a275540261fbe95bc6"
     assert REQUEST.digest == "3d8bb176ecdd217db418352b0585d7be"
-    assert SPEC.fingerprint == "f107a14040a7d8e03b30f4bb5748bbcf"
+    assert SPEC.fingerprint == "e9c8435696c38a50cf0f501ddbd6660b"
     assert measurement_key("model", "request") == "06007cb470e0769501f6559ad550286a"
     assert token_hash([0, 1, 31_999, 262_143]) == "117679f9202eb377c06e4c2b823dbbbb"
     assert token_hash([]) == "e3b0c44298fc1c149afbf4c8996fb924"

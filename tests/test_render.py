@@ -262,3 +262,11 @@ def test_a_limit_without_room_for_text_is_refused(architecture: str, fields: Any
 
 def test_an_empty_template_is_not_the_tokenizers_own(tokenizer: Tokenizer) -> None:
     assert Renderer(spec(tokenizer("llama"), chat_template=""), None).text((Message("user", "q"),)) == ""
+
+
+def test_a_fallback_template_is_used_only_without_one_of_the_tokenizers_own(tokenizer: Tokenizer) -> None:
+    turn = (Message("user", "q"),)
+    bare = tokenizer("llama", chat_template=None)
+    assert Renderer(spec(bare, fallback_template=BARE), None).text(turn) == "user: q\n"
+    assert "user: q" not in Renderer(spec(tokenizer("llama"), fallback_template=BARE), None).text(turn)
+    assert Renderer(spec(bare, chat_template="", fallback_template=BARE), None).text(turn) == ""

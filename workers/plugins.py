@@ -11,6 +11,9 @@ from workers.errors import InputError
 
 KINDS = {"workers.families": "family", "workers.engines": "engine", "orchestrator.benchmarks": "benchmark"}
 
+LISTED = 30
+"""Names that an error message lists at most."""
+
 
 def available(package: str) -> list[str]:
     """The names of all plug-ins in a package's folder, sorted."""
@@ -35,7 +38,8 @@ def resolve(package: str, name: str) -> ModuleType:
 
 
 def unknown(name: str, known: list[str], kind: str) -> str:
-    """The sentence for an unknown name: the closest match first, then all that exist."""
+    """The sentence for an unknown name: the closest match first, then what exists, shortened where it is much."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {kind} {name!r}: {hint}available: {', '.join(known) or 'none'}"
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return f"unknown {kind} {name!r}: {hint}available: {', '.join(known[:LISTED]) or 'none'}{more}"

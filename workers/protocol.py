@@ -111,7 +111,8 @@ class ModelSpec:
 
     `weights` and `tokenizer_files` name content (`sha256:...` of local files, `hub:owner/name@commit`), so a
     moved folder keeps its scores and a changed one loses them. `environment` holds the versions of the
-    libraries that compute. `chat_template` is the template's text, None for the tokenizer's own. `protocol` says whose
+    libraries that compute. `chat_template` is the template's text, None for the tokenizer's own, or for
+    `fallback_template` where the tokenizer has none. `protocol` says whose
     token rules hold where the reference's have known defects (docs/parity.md).
     """
 
@@ -132,6 +133,7 @@ class ModelSpec:
     max_length: int | None = None
     truncation_side: Literal["left", "right"] = "left"
     chat_template: str | None = None
+    fallback_template: str | None = None
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     bos: Literal["single", "keep"] = "single"
     eos: Literal["keep", "expect", "append"] = "keep"

@@ -181,6 +181,7 @@ def _own_template(tokenizer: Any, spec: ModelSpec) -> str:
     template = tokenizer.chat_template
     if isinstance(template, Mapping):
         template = template.get("default")
+    template = template or spec.fallback_template
     if not template:
         raise ModelError(
             f"model {spec.name!r}: its tokenizer has no chat template and there is no default; "

@@ -12,6 +12,10 @@ from workers.render import Renderer
 ARCHITECTURES = {"reward": ("Classification", "Reward"), "logprob": ("CausalLM", "LMHead")}
 """By kind of request, what the name of a checkpoint's architecture holds."""
 
+NAMES = {"reward": "a reward model (sequence classifier)", "logprob": "a causal language model"}
+CLASSES = {"reward": "AutoModelForSequenceClassification", "logprob": "AutoModelForCausalLM"}
+"""By kind of request, the class of transformers that loads such a checkpoint."""
+
 
 def config_of(spec: ModelSpec, kind: str) -> Any:
     """The checkpoint's configuration; `ModelError` where its architecture cannot answer requests of that kind."""
@@ -21,9 +25,8 @@ def config_of(spec: ModelSpec, kind: str) -> Any:
         config = AutoConfig.from_pretrained(spec.path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     architectures = config.architectures or []
     if architectures and not any(part in name for name in architectures for part in ARCHITECTURES[kind]):
-        wanted = "a reward model (sequence classifier)" if kind == "reward" else "a causal language model"
         raise ModelError(
-            f"model {spec.name!r}: {spec.path} is a {architectures[0]}, not {wanted}; "
+            f"model {spec.name!r}: {spec.path} is a {architectures[0]}, not {NAMES[kind]}; "
             f"set models.{spec.name}.family to what it is"
         )
     return config
@@ -55,7 +58,7 @@ def pad_id_of(config: Any, tokenizer: Any) -> int:
     return int(pad)
 
 
-def weights_of(spec: ModelSpec, config: Any, auto_class: str) -> Any:
+def weights_of(spec: ModelSpec, config: Any, kind: str) -> Any:
     """The model in `spec.dtype`; weights that the checkpoint lacks are an error, not a random start."""
     import torch
     import transformers
@@ -64,7 +67,7 @@ def weights_of(spec: ModelSpec, config: Any, auto_class: str) -> Any:
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     arguments: Mapping[str, Any] = {"attn_implementation": spec.attention} if spec.attention else {}
     with boundary(ModelError, f"model {spec.name!r}: cannot load {spec.path}"):
-        model, info = getattr(transformers, auto_class).from_pretrained(
+        model, info = getattr(transformers, CLASSES[kind]).from_pretrained(
             spec.path,
             revision=spec.revision,
             config=config,
@@ -77,7 +80,6 @@ def weights_of(spec: ModelSpec, config: Any, auto_class: str) -> Any:
     missing = sorted([*info["missing_keys"], *(str(key) for key in info.get("mismatched_keys", []))])
     if missing:
         raise ModelError(
-            f"model {spec.name!r}: {spec.path} is not what its family needs: it has no weights for "
-            f"{', '.join(missing[:3])}"
+            f"model {spec.name!r}: {spec.path} is not {NAMES[kind]}: it has no weights for {', '.join(missing[:3])}"
         )
     return model.eval()

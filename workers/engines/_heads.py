@@ -35,7 +35,7 @@ class Classifier:
     """A sequence classifier: one column of its logits, in float32."""
 
     def __init__(self, spec: ModelSpec, config: Any) -> None:
-        self.model: Any = weights_of(spec, config, "AutoModelForSequenceClassification")
+        self.model: Any = weights_of(spec, config, "reward")
         self._label = _label(spec, self.model.config.num_labels)
 
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Value]:
@@ -48,7 +48,7 @@ class CausalLM:
     """A causal language model: log-probabilities of the completions' tokens, summed in float64."""
 
     def __init__(self, spec: ModelSpec, config: Any) -> None:
-        self.model: Any = weights_of(spec, config, "AutoModelForCausalLM")
+        self.model: Any = weights_of(spec, config, "logprob")
         self._spec = spec
         self._checked = False
 

@@ -1,0 +1,91 @@
+"""Every model file and suite that ships: valid, named after its file, described once, true to the reference list."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.paths import CONF_DIR
+from orchestrator.pin import check_entry
+from tests.conftest import Cli
+
+FILES = sorted((CONF_DIR / "model").glob("*.yaml"))
+SUITES = sorted((CONF_DIR / "suite").glob("*.yaml"))
+LARGEST = 34
+"""Billions of parameters: what one 80 GB card holds in 16 bits."""
+
+
+def entry(path: Path) -> dict[str, Any]:
+    """What a model's file adds under `models`."""
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# @package models\n")
+    (name, values), *others = yaml.safe_load(text).items()
+    assert (name, others) == (path.stem, [])
+    assert isinstance(values, dict)
+    return values
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_shipped_model_file_is_valid(path: Path) -> None:
+    check_entry(path.stem, entry(path))
+    assert "." not in path.stem, "models.NAME.key=value on the command line splits at dots"
+
+
+def test_nothing_is_described_twice() -> None:
+    described = Counter(str(sorted((key, str(value)) for key, value in entry(path).items())) for path in FILES)
+    assert max(described.values()) == 1
+    checkpoints = Counter((entry(path).get("path"), entry(path).get("reference")) for path in FILES)
+    del checkpoints[(None, None)]  # null baselines have no weights
+    assert max(checkpoints.values()) == 1
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_a_suite_names_models_that_ship(path: Path) -> None:
+    suite = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (names,) = [default["override /model"] for default in suite["defaults"]]
+    assert not set(names) - {file.stem for file in FILES}
+    assert len(set(names)) == len(names)
+
+
+def test_suites_hold_what_they_say() -> None:
+    suites = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"][0] for path in SUITES}
+    named = {name: set(default["override /model"]) for name, default in suites.items()}
+    entries = {path.stem: entry(path) for path in FILES}
+    assert named["classifiers"] == {name for name, values in entries.items() if values["family"] == "scalar"}
+    assert named["dpo"] == {name for name, values in entries.items() if values["family"] == "dpo"}
+    small = {
+        name
+        for name, values in entries.items()
+        if values.get("size", 99) <= 9 and not values.get("trust_remote_code", False)
+    }
+    assert named["small"] == small
+
+
+def test_the_files_agree_with_the_references_list(shared: Path) -> None:
+    """Every plain classifier and implicit reward of the list, up to the size of one card, with its facts."""
+    models = yaml.safe_load((shared / "reference" / "models.yaml").read_text(encoding="utf-8"))["models"]
+    plain = [model for model in models if model["custom_family"] in ("default", "default_remote_code", "dpo")]
+    wanted = {model["id"]: model for model in plain if (model["params_billion"] or 1000) <= LARGEST}
+    ours = {values["path"]: values for values in map(entry, FILES) if "path" in values}
+    assert ours.keys() == wanted.keys()
+    for path, values in ours.items():
+        facts = wanted[path]
+        assert values.get("reference") == facts["ref_model"]
+        assert values["family"] == ("dpo" if facts["custom_family"] == "dpo" else "scalar")
+        assert values["size"] == facts["params_billion"]
+        assert values.get("fallback_template") == facts["chat_template"]
+        assert values.get("dtype") == facts["torch_dtype"]
+        assert values.get("attention") == facts["attn_implementation"]
+        assert values.get("trust_remote_code", False) == facts["trust_remote_code"]
+
+
+def test_a_shipped_name_is_found_and_the_hub_asked_for_it(cli: Cli) -> None:
+    """Offline, the one thing that is missing is the hub: one line, and no traceback."""
+    done = cli("plan", "model=[zephyr-7b-beta]", "benchmarks=[demo]")
+    assert done.returncode == 2
+    assert "models.zephyr-7b-beta.path=HuggingFaceH4/zephyr-7b-beta" in done.stderr
+    assert "Traceback" not in done.stderr
