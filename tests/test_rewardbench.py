@@ -115,14 +115,14 @@ def score(rule: str, correct: Mapping[str, tuple[int, int]]) -> Scores:
 def longest(examples: list[Example], benchmark: str) -> Entry:
     """The length baseline's row of the leaderboard."""
     engine = baseline.load(SPEC)
-    requests = [request for need in wanted("baseline", examples) for _, request in need.requests]
+    model = Model("longest", "baseline", (SPEC,))
+    requests = [request for need in wanted(model, examples) for _, request in need.requests]
     rows = [
         measure(SPEC.fingerprint, request, output)
         for request, output in zip(requests, engine.run(requests), strict=True)
     ]
     found = {row.request: row for row in rows}
     rule = find(benchmark).rule(None)
-    model = Model("longest", "baseline", (SPEC,))
     (entry,) = reduce([model], benchmark, rule, data_hash(examples), examples, lambda _: found, {}).entries
     return entry
 
