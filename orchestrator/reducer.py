@@ -110,7 +110,8 @@ def _scored_row(model: Model, need: Wanted, streams: Sequence[Mapping[str, Measu
 
 
 def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], failure: str | None) -> Entry:
-    judged = [Judged(row.example, row.scores) for row in rows if row.scores is not None]
+    shared = family(model.family).TIES == "share"
+    judged = [Judged(row.example, row.scores, shared) for row in rows if row.scores is not None]
     sizes = Counter(row.example.subset for row in rows)
     missing = sizes - Counter(row.example.subset for row in judged)
     whole = rule.score([row for row in judged if row.example.subset not in missing])

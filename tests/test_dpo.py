@@ -17,9 +17,9 @@ from orchestrator.benchmarks import Example
 from orchestrator.pin import pin_model
 from orchestrator.plan import make_plan
 from tests.conftest import Cli
-from workers.engines import _heads
+from workers import heads
+from workers.checkpoint import config_of, renderer_of
 from workers.engines import transformers as engine
-from workers.engines._checkpoint import config_of, renderer_of
 from workers.errors import InputError, ModelError
 from workers.families import dpo
 from workers.protocol import Measurement, Message, Model, Request, measure
@@ -76,7 +76,7 @@ def test_a_log_probability_depends_on_no_batch_and_no_chunk(
     alone = [output.value for output in engine.load(spec).run(requests())]
     batched = [output.value for output in engine.load(replace(spec, token_budget=10_000)).run(requests())]
     assert batched == pytest.approx(alone, rel=1e-6)
-    monkeypatch.setattr(_heads, "CHUNK_LOGITS", 3 * 2000)
+    monkeypatch.setattr(heads, "CHUNK_LOGITS", 3 * 2000)
     chunked = [output.value for output in engine.load(spec).run(requests())]
     assert chunked == pytest.approx(alone, rel=1e-6)
 
@@ -84,7 +84,7 @@ def test_a_log_probability_depends_on_no_batch_and_no_chunk(
 def test_logits_are_never_held_for_more_than_a_chunk(
     model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_heads, "CHUNK_LOGITS", 7 * 2000)
+    monkeypatch.setattr(heads, "CHUNK_LOGITS", 7 * 2000)
     loaded = engine.load(model().streams[0])
     head, sizes = loaded._head, []
     made = head._logits

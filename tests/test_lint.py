@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from workers.checkpoint import config_of, renderer_of
 from workers.engines import transformers as engine
-from workers.engines._checkpoint import config_of, renderer_of
 from workers.errors import ModelError
 from workers.protocol import Finding, Message, ModelSpec, Request
 from workers.templates import FOLDER, named_template

@@ -33,14 +33,14 @@ def lint(renderer: Renderer, requests: Sequence[Request], vocabulary: int | None
     """
     rendered = renderer.render(requests)
     findings = [
-        *_template_findings(renderer),
+        *(_template_findings(renderer) if renderer.own is None else ()),
         _special_token_finding(renderer, rendered),
         _eos_finding(renderer, requests, rendered),
         _where(
             "empty-response",
             "warning",
             "the response is empty or white space",
-            [not request.responses[0].strip() for request in requests],
+            [any(not response.strip() for response in request.responses) for request in requests],
         ),
         _where(
             "boundary",
@@ -86,7 +86,7 @@ def _eos_finding(renderer: Renderer, requests: Sequence[Request], rendered: Sequ
 
     Blank responses and conversations cut on the right have findings of their own.
     """
-    if renderer.spec.eos == "keep":
+    if renderer.spec.eos == "keep" or not requests or requests[0].kind in ("preference", "generate"):
         return None
     eos = renderer.tokenizer.eos_token_id
     if eos is None:

@@ -263,13 +263,19 @@ class EngineModule(Protocol):
 class FamilyModule(Protocol):
     """What a file in `workers/families` offers.
 
-    `ENGINES` lists the engines that can serve it, best first; `KIND` is the kind of its requests; `SCORING` names the
-    keys it takes in `Model.scoring`, each with its possible values, the default first.
+    `ENGINES` lists the engines that can serve it, best first; `KIND` is the kind of its requests; `TIES` says whether
+    a tie is a loss or shared, as the reference does for judges; `SCORING` names the keys it takes in `Model.scoring`,
+    each with its possible values, the default first.
+
+    For the transformers engine a family may offer three functions more, which import torch inside:
+    `config(spec)`, the checkpoint's configuration where `AutoConfig` does not know it; `render(renderer, request)`,
+    token ids by rules of its own; `head(spec, config)`, a `workers.heads.Head` that reads the checkpoint's own head.
     """
 
     VERSION: str
     ENGINES: tuple[str, ...]
     KIND: Kind
+    TIES: Literal["lose", "share"]
     SCORING: Mapping[str, tuple[Any, ...]]
 
     def wanted(

@@ -6,12 +6,13 @@ of them add is kept once (`bos: single`); nothing is shortened without `Rendered
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from workers.errors import ModelError, boundary
 from workers.protocol import Message, ModelSpec, Request, token_hash
+from workers.sampling import sampling_of
 
 UNBOUNDED = 1_000_000
 """Tokenizers without a limit report lengths around 1e30; no context is longer than this."""
@@ -54,10 +55,11 @@ class Rendered:
 class Renderer:
     """The tokenizer and template of one model.
 
-    Raises `ModelError` where the tokenizer cannot be loaded or no template is known: there is no default.
+    `own` is the rendering of a family that has one of its own; it is given this renderer and the request, and needs
+    no template. Raises `ModelError` where the tokenizer cannot be loaded or no template is known: there is no default.
     """
 
-    def __init__(self, spec: ModelSpec, context: int | None) -> None:
+    def __init__(self, spec: ModelSpec, context: int | None, own: OwnRendering | None = None) -> None:
         from transformers import AutoTokenizer
 
         source = spec.tokenizer or spec.path
@@ -68,7 +70,9 @@ class Renderer:
                 trust_remote_code=spec.trust_remote_code,
             )
         self.spec = spec
-        self.template = _own_template(self.tokenizer, spec) if spec.chat_template is None else spec.chat_template
+        self.own = own
+        given = spec.chat_template
+        self.template = _own_template(self.tokenizer, spec, own is None) if given is None else given
         self.limit = _limit(self.tokenizer, spec, context)
         self.tokenizer.truncation_side = spec.truncation_side
         needed = self.tokenizer.num_special_tokens_to_add() + (spec.eos == "append") + 1
@@ -87,12 +91,31 @@ class Renderer:
             )
 
     def render(self, requests: Sequence[Request]) -> list[Rendered]:
-        """The token ids of each request's prompt followed by its response."""
+        """The token ids of each request's prompt followed by its response, or by the header of an answer to write."""
+        if self.own is not None:
+            return [self.own(self, request) for request in requests]
         if requests and requests[0].kind == "logprob":
             completion = self._reference_completion if self.spec.protocol == "reference" else self._completion
             return [completion(request) for request in requests]
+        if requests and requests[0].kind == "generate":
+            return [self._question(request) for request in requests]
         texts = [self.text(_conversation(request.prompt, request.responses[0])) for request in requests]
         return [self._rendered(text, row) for text, row in zip(texts, self._encode(texts), strict=True)]
+
+    def _question(self, request: Request) -> Rendered:
+        """A prompt up to where the answer begins; too long, it loses what exceeds the context less `max_new_tokens`."""
+        text = self.text(request.prompt, add_generation_prompt=True)
+        ids, _, doubled = self._special_tokens(self._encode([text])[0], eos=False)
+        room = None if self.limit is None else self.limit - sampling_of(self.spec).max_new_tokens
+        if room is not None and room < 1:
+            raise ModelError(
+                f"model {self.spec.name!r}: max_new_tokens leaves no room for a prompt in {self.limit} tokens; "
+                f"lower models.{self.spec.name}.options.max_new_tokens"
+            )
+        kept = ids
+        if room is not None and len(ids) > room:
+            kept = ids[:room] if self.spec.truncation_side == "right" else ids[-room:]
+        return Rendered(text, tuple(kept), None, len(ids), doubled)
 
     def _completion(self, request: Request) -> Rendered:
         """Prompt and completion, divided after the tokens that the prompt's own rendering has in common with both.
@@ -154,16 +177,18 @@ class Renderer:
             ids, type_ids, _ = self._special_tokens(self._encode([text], self.limit - added)[0])
         return Rendered(text, tuple(ids), tuple(type_ids) if type_ids else None, full_length, doubled)
 
-    def _special_tokens(self, row: Mapping[str, list[int]]) -> tuple[list[int], list[int] | None, bool]:
+    def _special_tokens(
+        self, row: Mapping[str, list[int]], eos: bool = True
+    ) -> tuple[list[int], list[int] | None, bool]:
         """One BOS, and an EOS where the model's file asks for it."""
         ids, type_ids = list(row["input_ids"]), row.get("token_type_ids")
         type_ids = list(type_ids) if type_ids is not None else None
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        bos, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         doubled = bos is not None and ids[:2] == [bos, bos]
         if doubled and self.spec.bos == "single":
             ids, type_ids = ids[1:], type_ids[1:] if type_ids else None
-        if self.spec.eos == "append" and eos is not None and ids[-1:] != [eos]:
-            ids, type_ids = [*ids, eos], [*type_ids, type_ids[-1]] if type_ids else None
+        if eos and self.spec.eos == "append" and end is not None and ids[-1:] != [end]:
+            ids, type_ids = [*ids, end], [*type_ids, type_ids[-1]] if type_ids else None
         return ids, type_ids, doubled
 
 
@@ -177,17 +202,21 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def _own_template(tokenizer: Any, spec: ModelSpec) -> str:
+OwnRendering = Callable[[Renderer, Request], Rendered]
+"""A family's way from a request to token ids."""
+
+
+def _own_template(tokenizer: Any, spec: ModelSpec, needed: bool) -> str:
     template = tokenizer.chat_template
     if isinstance(template, Mapping):
         template = template.get("default")
     template = template or spec.fallback_template
-    if not template:
+    if not template and needed:
         raise ModelError(
             f"model {spec.name!r}: its tokenizer has no chat template and there is no default; "
             f"set models.{spec.name}.chat_template to a named template (tulu, raw, ...) or a .jinja file"
         )
-    return str(template)
+    return str(template or "")
 
 
 def _limit(tokenizer: Any, spec: ModelSpec, context: int | None) -> int | None:

@@ -47,10 +47,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Judged:
-    """An example with one score a response."""
+    """An example with one score a response; `shared` where the model's family gives a tie its share, not 0."""
 
     example: Example
     scores: tuple[float, ...]
+    shared: bool = False
 
 
 @dataclass(frozen=True)

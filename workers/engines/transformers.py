@@ -19,16 +19,16 @@ from typing import Any
 from workers import lint as preflight
 from workers import plugins
 from workers.batching import batches, halves
-from workers.engines._checkpoint import config_of, pad_id_of, renderer_of, text_config
-from workers.engines._heads import HEADS, Head, Value
-from workers.errors import OutOfMemory
+from workers.checkpoint import config_of, hook, pad_id_of, renderer_of, text_config
+from workers.errors import ModelError, OutOfMemory
+from workers.heads import HEADS, Answer, Head
 from workers.protocol import Finding, Kind, ModelSpec, Output, Request
 from workers.render import Rendered
 
 VERSION = "1"
 PACKAGES = ("torch", "transformers", "tokenizers")
 NEEDS_WEIGHTS = True
-KINDS: tuple[Kind, ...] = ("reward", "logprob")
+KINDS: tuple[Kind, ...] = ("reward", "preference", "logprob", "generate")
 
 GPU_TOKENS, ALONE = 8192, 1
 """Padded tokens in a forward pass: a budget of one token gives every conversation a pass of its own."""
@@ -47,16 +47,16 @@ class TransformersEngine:
         self._spec = spec
         self._renderer = renderer_of(spec, config)
         self._device = torch.device("cuda" if spec.gpus and torch.cuda.is_available() else "cpu")
-        self._head: Head = HEADS[kind](spec, config)
+        self._head: Head = _head(spec, config, kind)
         self._head.model.to(self._device)
         self._pad = pad_id_of(config, self._renderer.tokenizer)
         text_config(self._head.model.config).pad_token_id = self._pad
-        self._budget = spec.token_budget or (GPU_TOKENS if self._device.type == "cuda" else ALONE)
+        self._budget = spec.token_budget or (ALONE if self._device.type == "cpu" or kind == "generate" else GPU_TOKENS)
 
     def run(self, requests: Sequence[Request]) -> list[Output]:
         """One output a request, in order; `OutOfMemory` where a single conversation does not fit."""
         rendered = self._renderer.render(requests)
-        values: dict[int, Value] = {}
+        values: dict[int, Answer] = {}
         todo = batches([len(row.ids) for row in rendered], self._budget)
         while todo:
             batch = todo.pop(0)
@@ -71,9 +71,9 @@ class TransformersEngine:
                 raise OutOfMemory(
                     f"model {self._spec.name!r}: one conversation of {size} tokens does not fit in memory"
                 )
-        return [_output(row, values[position]) for position, row in enumerate(rendered)]
+        return [self._output(row, values[position]) for position, row in enumerate(rendered)]
 
-    def _forward(self, rows: Sequence[Rendered]) -> list[Value] | None:
+    def _forward(self, rows: Sequence[Rendered]) -> list[Answer] | None:
         """The values of one batch, None when it does not fit into memory."""
         import torch
 
@@ -104,6 +104,12 @@ class TransformersEngine:
                 [*(row.type_ids or ()), *[0] * pad] for row, pad in zip(rows, padding, strict=True)
             ]
         return {name: torch.tensor(values, device=self._device) for name, values in columns.items()}
+
+    def _output(self, row: Rendered, answer: Answer) -> Output:
+        """Of generated tokens the special ones are left out."""
+        written = answer.written
+        text = None if written is None else self._renderer.tokenizer.decode(written, skip_special_tokens=True)
+        return Output(answer.value, len(row.ids), row.truncated, row.hash, text, answer.extra)
 
     def details(self) -> dict[str, str]:
         """Device, kernel, dtype and read-out of this engine."""
@@ -140,7 +146,11 @@ def lint(spec: ModelSpec, requests: Sequence[Request]) -> list[Finding]:
     config = config_of(spec, kind)
     renderer = renderer_of(spec, config)
     findings = preflight.lint(renderer, requests, getattr(text_config(config), "vocab_size", None))
-    if kind == "reward" and pad_id_of(config, renderer.tokenizer) == renderer.tokenizer.eos_token_id:
+    if (
+        kind == "reward"
+        and hook(spec, "head") is None
+        and pad_id_of(config, renderer.tokenizer) == renderer.tokenizer.eos_token_id
+    ):
         message = (
             "the pad token is EOS, so the score is read before a trailing EOS (as transformers and the reference do)"
         )
@@ -159,5 +169,10 @@ def _kind(spec: ModelSpec) -> Kind:
     return kind
 
 
-def _output(row: Rendered, value: Value) -> Output:
-    return Output(value[0], len(row.ids), row.truncated, row.hash, extra=value[1])
+def _head(spec: ModelSpec, config: Any, kind: Kind) -> Head:
+    """The family's own head, or the general one for its kind of request."""
+    make = hook(spec, "head") or HEADS.get(kind)
+    if make is None:
+        raise ModelError(f"model {spec.name!r}: family {spec.family!r} brings no head for {kind!r} requests")
+    head: Head = make(spec, config)
+    return head

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from workers.families.scalar import KIND, SCORING, values, wanted
+from workers.families.scalar import KIND, SCORING, TIES, values, wanted
 
 VERSION = "1"
 ENGINES = ("baseline",)
 
-__all__ = ["ENGINES", "KIND", "SCORING", "VERSION", "values", "wanted"]
+__all__ = ["ENGINES", "KIND", "SCORING", "TIES", "VERSION", "values", "wanted"]

@@ -17,6 +17,7 @@ from workers.protocol import Kind, Measurement, Message, Model, Request
 VERSION = "1"
 ENGINES = ("transformers",)
 KIND: Kind = "logprob"
+TIES = "lose"
 SCORING: Mapping[str, tuple[Any, ...]] = {"reference_free": ("avg", "sum", "norm")}
 
 

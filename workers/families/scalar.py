@@ -10,6 +10,7 @@ from workers.protocol import Kind, Measurement, Message, Model, Request
 VERSION = "1"
 ENGINES = ("transformers",)
 KIND: Kind = "reward"
+TIES = "lose"
 SCORING: Mapping[str, tuple[Any, ...]] = {}
 
 

@@ -1,0 +1,207 @@
+"""What the transformers engine does with a batch: read a reward, sum log-probabilities, write on.
+
+A head owns the model. It is given tensors of shape [rows, longest] and the rendered rows, and returns an answer for
+each row. A family with a head of its own builds it from the tools at the end of this file: a `body`, the layers of the
+head as modules of that body (so that they move and go with it), and the position where the score is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from workers.checkpoint import load, tensors, weights_of
+from workers.errors import ModelError
+from workers.protocol import ModelSpec
+from workers.render import Rendered
+from workers.sampling import sampling_of
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a head says of one row: see `workers.protocol.Output`. `written` are the ids of generated tokens."""
+
+    value: float
+    extra: Mapping[str, float] = field(default_factory=dict)
+    written: tuple[int, ...] | None = None
+
+
+CHUNK_LOGITS = 2**27
+"""Logits held at a time, 512 MiB of float32: memory does not grow with vocabulary times length."""
+
+PROBE_TOKENS, PROBE_TOLERANCE = 8, 1e-2
+
+
+class Head(Protocol):
+    """A model with its read-out."""
+
+    model: Any
+
+    def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
+        """The answer for each row; `inputs` are the model's arguments."""
+
+
+class Classifier:
+    """A sequence classifier: one column of its logits, in float32."""
+
+    def __init__(self, spec: ModelSpec, config: Any) -> None:
+        self.model: Any = weights_of(spec, config, "reward")
+        self._label = label_of(spec, self.model.config.num_labels)
+
+    def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
+        """Where in the sequence the logits are read is transformers' own rule."""
+        scores = self.model(**inputs).logits[:, self._label].float().cpu().tolist()
+        return list(map(Answer, scores))
+
+
+class CausalLM:
+    """A causal language model: log-probabilities of the completions' tokens, summed in float64."""
+
+    def __init__(self, spec: ModelSpec, config: Any) -> None:
+        self.model: Any = weights_of(spec, config, "logprob")
+        self._spec = spec
+        self._checked = False
+
+    def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
+        """Hidden states of the whole batch, logits of completion tokens only and in chunks."""
+        if not self._checked:
+            self._check(inputs["input_ids"][:1, :PROBE_TOKENS])
+        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        return [self._completion(hidden[index], inputs["input_ids"][index], row) for index, row in enumerate(rows)]
+
+    def _completion(self, hidden: Any, ids: Any, row: Rendered) -> Answer:
+        """Sum, number of tokens and sum of squares; a token's logits stand one position before it."""
+        start, end = row.completion or 0, len(row.ids)
+        step = max(1, CHUNK_LOGITS // self.model.config.get_text_config().vocab_size)
+        total = squares = 0.0
+        for first in range(start, end, step):
+            last = min(end, first + step)
+            logprobs = self._logits(hidden[first - 1 : last - 1]).float().log_softmax(-1)
+            chosen = logprobs.gather(1, ids[first:last, None]).double()
+            total, squares = total + chosen.sum().item(), squares + chosen.square().sum().item()
+        return Answer(total, {"tokens": float(end - start), "squares": squares})
+
+    def _check(self, ids: Any) -> None:
+        """Our logits must be those of the model's own `forward`: an architecture may have a scaling of its own."""
+        own = self.model(ids, use_cache=False).logits.float()
+        made = self._logits(self.model.base_model(ids, use_cache=False).last_hidden_state).float()
+        if (own - made).abs().max().item() > PROBE_TOLERANCE * max(1.0, own.abs().max().item()):
+            name = type(self.model).__name__
+            raise ModelError(f"model {self._spec.name!r}: {name} makes its logits in a way that is not supported")
+        self._checked = True
+
+    def _logits(self, hidden: Any) -> Any:
+        """As the model's own `forward` makes them: some scale or cap what the output embedding gives."""
+        config = self.model.config.get_text_config()
+        logits = self.model.get_output_embeddings()(hidden)
+        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return (logits / cap).tanh() * cap if cap else logits
+
+
+class Writer:
+    """A causal language model that writes on: greedy, or sampled from a seed that the request decides.
+
+    One row at a time: what is written must not depend on its neighbours.
+    """
+
+    def __init__(self, spec: ModelSpec, config: Any) -> None:
+        self.model: Any = weights_of(spec, config, "generate")
+        self._spec = spec
+        self._sampling = sampling_of(spec)
+
+    def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
+        """The tokens that follow each row."""
+        return [self._write(row, inputs["input_ids"][index : index + 1]) for index, row in enumerate(rows)]
+
+    def _write(self, row: Rendered, ids: Any) -> Answer:
+        import torch
+
+        ids, warm = ids[:, : len(row.ids)], self._sampling.temperature > 0
+        drawn = {"temperature": self._sampling.temperature, "top_p": self._sampling.top_p} if warm else {}
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self._sampling.seed_of(row.hash))
+            written = self.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self._sampling.max_new_tokens,
+                do_sample=warm,
+                **drawn,
+            )
+        new = tuple(written[0, ids.shape[1] :].tolist())
+        return Answer(0.0, {"completion_tokens": float(len(new))}, new)
+
+
+HEADS: Mapping[str, Callable[[ModelSpec, Any], Head]] = {"reward": Classifier, "logprob": CausalLM, "generate": Writer}
+"""By kind of request."""
+
+
+def label_of(spec: ModelSpec, labels: int) -> int:
+    """The column of the logits that is the score."""
+    label = spec.options.get("label", 0 if labels == 1 else None)
+    if not isinstance(label, int) or not 0 <= label < labels:
+        raise ModelError(
+            f"model {spec.name!r}: its head has {labels} labels; "
+            f"set models.{spec.name}.options.label (0 to {labels - 1})"
+        )
+    return label
+
+
+def body(spec: ModelSpec, config: Any, what: str, renames: Mapping[str, str] | None = None) -> Any:
+    r"""The transformer without a head, and `ModelError` where the checkpoint has no such weights.
+
+    `renames` maps patterns of the checkpoint's parameter names to those of transformers' own class, for instance
+    `{r"^transformer\.": ""}`; a prefix that the class itself uses (`model.` of Llama) needs none.
+    """
+    return load(spec, config, "AutoModel", what, renames)
+
+
+def linear(weights: Mapping[str, Any], name: str) -> Any:
+    """The layer of `<name>.weight` (shape [out, in]) and, where there is one, `<name>.bias`, in float32."""
+    import torch
+
+    weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=torch.float32)
+    layer.weight.data = weight
+    if bias is not None:
+        layer.bias.data = bias
+    return layer.eval().requires_grad_(False)
+
+
+def states(model: Any, inputs: Mapping[str, Any], positions: Sequence[int]) -> Any:
+    """The last hidden states at one position a row, float32, shape [rows, hidden size]."""
+    hidden = model(**inputs).last_hidden_state
+    return hidden[list(range(len(positions))), list(positions)].float()
+
+
+def last_attended(rows: Sequence[Rendered]) -> list[int]:
+    """The position of each row's last token that is not padding."""
+    return [len(row.ids) - 1 for row in rows]
+
+
+def before_first_pad(rows: Sequence[Rendered], pad: int) -> list[int]:
+    """The position before each row's first pad id, the last one where there is none (protocol of older classifiers).
+
+    Where the pad id occurs inside the text this is not the end of the text. A row that begins with it is read at its
+    last position, as the reference's `(index - 1) modulo length` does for a row alone.
+    """
+    return [(row.ids.index(pad) - 1) % len(row.ids) if pad in row.ids else len(row.ids) - 1 for row in rows]
+
+
+class LinearHead:
+    """The commonest head of its own: one linear layer on the last attended position.
+
+    `layer` is its name in the checkpoint.
+    """
+
+    def __init__(self, spec: ModelSpec, config: Any, layer: str, renames: Mapping[str, str] | None = None) -> None:
+        what = f"a model of family {spec.family!r}"
+        self.model: Any = body(spec, config, what, renames)
+        self.model.add_module("reward_head", linear(tensors(spec, f"{layer}.", what), layer))
+
+    def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
+        """The first output of the layer."""
+        scores = self.model.reward_head(states(self.model, inputs, last_attended(rows)))[:, 0]
+        return list(map(Answer, scores.cpu().tolist()))
