@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator import driver, provenance, records, tables
 from orchestrator.benchmarks import Benchmark, Example, find
@@ -15,7 +15,7 @@ from orchestrator.driver import Pool
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
 from orchestrator.paths import CONF_DIR
-from orchestrator.pin import cuda_here, pin_model
+from orchestrator.pin import check_entry, cuda_here, pin_model
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress, say
 from orchestrator.records import Account, Failure, Outcome, Run
@@ -30,9 +30,10 @@ REASON_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is known before anything is computed."""
+    """Everything that is known before anything is computed. `refused` tells why some models could not be pinned."""
 
     models: tuple[Model, ...]
+    refused: Mapping[str, str]
     benchmarks: Mapping[str, tuple[Benchmark, list[Example]]]
     plan: Plan
 
@@ -46,7 +47,7 @@ def plan(settings: Settings) -> int:
     store = open_store(settings.store)
     prepared = _prepare(settings, store)
     print(tables.plan(prepared.plan, settings.output))
-    return OK
+    return FAILED if prepared.refused else OK
 
 
 def run(settings: Settings) -> int:
@@ -64,6 +65,8 @@ def run(settings: Settings) -> int:
         record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
         records.save_run(store, record)
         outcome = _execute(todo, pool) if pool is not None else _nothing_owed(todo)
+        refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
+        outcome = replace(outcome, failures=(*outcome.failures, *refused))
         records.save_outcome(store, run_id, outcome)
     if outcome.state != "done":
         return _stopped(settings, outcome)
@@ -82,8 +85,7 @@ def _prepare(settings: Settings, store: Store) -> Prepared:
         )
     names = settings.benchmarks or tuple(settings.data) or ("rewardbench",)
     benchmarks = {name: load_benchmark(settings, name) for name in names}
-    cuda = _uses_cuda(settings)
-    models = tuple(pin_model(name, entry, cuda) for name, entry in settings.models.items())
+    models, refused = _pinned(settings)
     fingerprints = {spec.fingerprint for model in models for spec in model.streams}
     streams = {fingerprint: store.read(fingerprint) for fingerprint in fingerprints}
     _report_damage(streams.values())
@@ -92,7 +94,30 @@ def _prepare(settings: Settings, store: Store) -> Prepared:
     }
     examples = {name: rows for name, (_, rows) in benchmarks.items()}
     present = {fingerprint: stream.rows.keys() for fingerprint, stream in streams.items()}
-    return Prepared(models, benchmarks, make_plan(models, examples, present, earlier, settings.shard_rows))
+    todo = make_plan([model for model in models if model.streams], examples, present, earlier, settings.shard_rows)
+    return Prepared(models, refused, benchmarks, todo)
+
+
+def _pinned(settings: Settings) -> tuple[tuple[Model, ...], dict[str, str]]:
+    """The models of the command; of several, one whose checkpoint cannot be pinned fails alone.
+
+    A mistake in a model's file stops the command: it is the user's, and nothing has started.
+    """
+    for name, entry in settings.models.items():
+        check_entry(name, entry)
+    cuda = _uses_cuda(settings)
+    models: list[Model] = []
+    refused: dict[str, str] = {}
+    for name, entry in settings.models.items():
+        try:
+            models.append(pin_model(name, entry, cuda))
+        except InputError as error:
+            if len(settings.models) == len(refused) + 1:
+                raise
+            say(f"error: model '{name}' is given up: {error}")
+            refused[name] = str(error)
+            models.append(Model(name, entry["family"], ()))
+    return tuple(models), refused
 
 
 def load_benchmark(settings: Settings, name: str) -> tuple[Benchmark, list[Example]]:

@@ -39,6 +39,9 @@ def status(settings: Settings) -> int:
         print(f"run {run['id']}  {run['state']}  {'+'.join(run['benchmarks'])}  {counts}")
     print()
     for model in models:
+        if model["wanted"] is None:
+            print(f"{model['model']}: nothing was asked of it  failed: {model['failure']}")
+            continue
         missing = model["wanted"] - model["present"]
         state = "complete" if not missing else f"{missing} missing"
         failure = f"  failed: {model['failure']}" if model["failure"] else ""
@@ -66,9 +69,13 @@ def _progress(store: Store, run: Run) -> list[dict[str, Any]]:
     examples = {name: records.load_examples(store, name, rows) for name, rows in run.benchmarks.items()}
     fingerprints = {spec.fingerprint for model in run.models for spec in model.streams}
     present = {fingerprint: store.read(fingerprint).rows.keys() for fingerprint in fingerprints}
-    plan = make_plan(run.models, examples, present, {}, shard_rows=1)
+    plan = make_plan([model for model in run.models if model.streams], examples, present, {}, shard_rows=1)
     reasons = records.latest_failures([run])
+    unpinned = [model.name for model in run.models if not model.streams]
     return [
+        {"model": name, "fingerprint": None, "wanted": None, "present": 0, "failure": reasons.get(name)}
+        for name in unpinned
+    ] + [
         {
             "model": stream.spec.name,
             "fingerprint": fingerprint,
@@ -139,7 +146,7 @@ def _known_requests(store: Store, problems: list[str], specs: dict[str, ModelSpe
     pairs = {(name, rows) for run in runs for name, rows in run.benchmarks.items()}
     for run in runs:
         specs.update({spec.fingerprint: spec for model in run.models for spec in model.streams})
-    models = list({model.asks: model for run in runs for model in run.models}.values())
+    models = list({model.asks: model for run in runs for model in run.models if model.streams}.values())
     for name, rows in sorted(pairs):
         try:
             examples = records.load_examples(store, name, rows)

@@ -136,6 +136,7 @@ def score_lines(store: Store, settings: Settings, name: str) -> Iterator[dict[st
     """One record a response; the score is None where it is missing."""
     found = scored(store, settings, name)
     models = choose(settings, found.models, list(settings.models))
+    models = [model for model in models if model.streams]
     needs = needs_of(models, found.examples)
     for model in models:
         for row in score_rows(model, needs[model.asks], lookup(store)):

@@ -140,8 +140,9 @@ def _outcome(values: Mapping[str, Any]) -> Outcome:
 
 
 def latest_models(runs: Sequence[Run], benchmark: str) -> dict[str, Model]:
-    """Each model's newest pinned form among the runs of a benchmark, by name."""
-    return {model.name: model for run in runs if benchmark in run.benchmarks for model in run.models}
+    """Each model's newest pinned form among the runs of a benchmark, by name; without streams if it has none."""
+    models = [model for run in runs if benchmark in run.benchmarks for model in run.models]
+    return {model.name: model for model in sorted(models, key=lambda model: bool(model.streams))}
 
 
 def latest_failures(runs: Sequence[Run]) -> dict[str, str]:

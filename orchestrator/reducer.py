@@ -89,9 +89,16 @@ def reduce(
     failures: Mapping[str, str],
 ) -> Leaderboard:
     """The leaderboard of a benchmark under a rule."""
-    needs = needs_of(models, examples)
+    needs = needs_of([model for model in models if model.streams], examples)
+    unscored = [ScoredRow(example, (), None) for example in examples]
     entries = [
-        _entry(model, rule, score_rows(model, needs[model.asks], lookup), failures.get(model.name)) for model in models
+        _entry(
+            model,
+            rule,
+            score_rows(model, needs[model.asks], lookup) if model.streams else unscored,
+            failures.get(model.name),
+        )
+        for model in models
     ]
     return Leaderboard(benchmark, rule.name, data_hash, tuple(sorted(entries, key=_best_first)))
 

@@ -188,3 +188,44 @@ def test_a_bad_checkpoint_fails_alone_and_is_listed_with_its_reason(
         assert entry["failure"] in given_up[0]
         assert f"note: {name} is incomplete: 2 of 2 rows missing: {entry['failure']}" in text
         assert f"{name}: 0 of 2 measurements, 2 missing  failed: {entry['failure']}" in status
+
+
+def test_a_model_that_cannot_be_pinned_fails_alone_until_it_can(
+    cli: Cli, tmp_path: Path, write_pairs: Callable[..., Path], checkpoint: Callable[..., Path]
+) -> None:
+    later, hub = tmp_path / "later", "org/not-here"
+    words = [f"+models.later.path={later}", "+models.later.family=scalar"]
+    words += [f"+models.hub.path={hub}", "+models.hub.family=dpo", "+models.hub.scoring.reference_free=avg"]
+    where = ["benchmarks=[pairs]", f"data.pairs={write_pairs([ROW, {**ROW, 'id': 2}])}", f"store={tmp_path / 'store'}"]
+    here = ["pool=local", "device=cpu"]
+    done = cli("run", *words, "model=[longest]", *where, *here)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    board = {entry["name"]: entry for entry in json.loads(cli("leaderboard", where[2], "output=json").stdout)["models"]}
+    status = cli("status", where[2]).stdout
+    assert (board["longest"]["rows_missing"], board["longest"]["failure"]) == (0, None)
+    for name, part in {"later": f"models.later.path={later}", "hub": f"models.hub.path={hub}"}.items():
+        entry = board[name]
+        assert (entry["overall"], entry["rows_missing"], entry["rows"]) == (None, 2, 2)
+        assert part in entry["failure"]
+        assert f"error: model '{name}' is given up: {entry['failure']}" in done.stderr
+        assert f"{name}: nothing was asked of it  failed: {entry['failure']}" in status
+    assert cli("verify", where[2]).returncode == 0
+    assert len(cli("scores", where[2], "output=jsonl").stdout.splitlines()) == 4
+
+    shutil.copytree(checkpoint("llama"), later)
+    assert cli("run", *words[:2], "model=[longest]", *where, *here).returncode == 0
+    again = cli("run", *words, "model=[longest]", *where, *here, "models.later.path=/nowhere")
+    assert again.returncode == 1
+    entry = {row["name"]: row for row in json.loads(cli("leaderboard", where[2], "output=json").stdout)["models"]}
+    assert (entry["later"]["rows_missing"], entry["later"]["failure"]) == (0, None), "what was scored stays"
+
+
+def test_nothing_is_written_where_no_model_can_be_pinned(
+    cli: Cli, tmp_path: Path, write_pairs: Callable[..., Path]
+) -> None:
+    words = [f"+models.{name}.{key}" for name in "ab" for key in (f"path=/nowhere/{name}", "family=scalar")]
+    data = f"data.pairs={write_pairs([ROW])}"
+    done = cli("run", *words, "benchmarks=[pairs]", data, "pool=local", f"store={tmp_path / 'store'}")
+    assert done.returncode == 2
+    assert "error: models.b.path=/nowhere/b: no such folder" in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "store").exists()

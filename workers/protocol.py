@@ -173,7 +173,8 @@ class Model:
 
     A classifier has one stream; an implicit reward has two, the policy and its reference, and each is an
     ordinary `ModelSpec` that is scored, stored and shared on its own. `scoring` holds the family's choices that
-    change what is asked for or what is made of the answers, but no answer.
+    change what is asked for or what is made of the answers, but no answer. A model that could not be pinned has
+    no streams: it stands in the leaderboard with the reason, and nothing is asked of it.
     """
 
     name: str
