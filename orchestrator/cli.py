@@ -18,7 +18,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator import __version__, evaluate, inspect, leaderboards, usage
+from orchestrator import __version__, check, evaluate, inspect, leaderboards, usage, zoo
 from orchestrator.config import KEYS, Settings, settings
 from orchestrator.evaluate import INTERRUPTED, OK, WRONG_INPUT
 from orchestrator.paths import CONF_DIR
@@ -36,7 +36,11 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "scores": leaderboards.scores,
     "status": inspect.status,
     "verify": inspect.verify,
+    "check": check.check,
 }
+
+LISTINGS: dict[str, Callable[[Sequence[str]], int]] = {"models": zoo.models}
+"""Verbs that need no configuration: they take their words as they are."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the last error says it all
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage.overview(list(VERBS)))
+        print(usage.overview([*VERBS, *LISTINGS]))
         return OK if words else WRONG_INPUT
     if words[0] in ("-V", "--version"):
         print(f"rewardsweep {__version__}")
         return OK
     verb, rest = words[0], words[1:]
-    if verb not in VERBS:
-        return _wrong(plugins.unknown(verb, list(VERBS), "verb"))
+    if verb not in VERBS and verb not in LISTINGS:
+        return _wrong(plugins.unknown(verb, [*VERBS, *LISTINGS], "verb"))
     if {"-h", "--help"} & set(rest):
         print(usage.verb(verb))
         return OK
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _guarded(verb: str, words: Sequence[str]) -> int:
     """A user's mistake is one line on standard error, never a traceback."""
     try:
-        return _hydra(verb, words)
+        return LISTINGS[verb](words) if verb in LISTINGS else _hydra(verb, words)
     except SweepError as error:
         return _wrong(str(error))
     except (HydraException, MissingConfigException, OmegaConfBaseException) as error:

@@ -105,7 +105,7 @@ def _pinned(settings: Settings) -> tuple[tuple[Model, ...], dict[str, str]]:
     """
     for name, entry in settings.models.items():
         check_entry(name, entry)
-    cuda = _uses_cuda(settings)
+    cuda = uses_cuda(settings)
     models: list[Model] = []
     refused: dict[str, str] = {}
     for name, entry in settings.models.items():
@@ -126,7 +126,7 @@ def load_benchmark(settings: Settings, name: str) -> tuple[Benchmark, list[Examp
     return benchmark, benchmark.load(settings.data.get(name))
 
 
-def _uses_cuda(settings: Settings) -> bool:
+def uses_cuda(settings: Settings) -> bool:
     """Whether models go on GPUs: as configured, else whether the cluster, or this machine, has some."""
     if settings.device != "auto":
         return settings.device == "cuda"
@@ -170,7 +170,7 @@ def _pool(settings: Settings, store: Store, todo: Plan) -> Iterator[Pool | None]
 
 def _open_pool(settings: Settings, store: Store, requests: Mapping[str, Sequence[Request]]) -> Pool:
     if settings.pool == "local":
-        return LocalPool(store.write, requests, gpus=int(_uses_cuda(settings)))
+        return LocalPool(store.write, requests, gpus=int(uses_cuda(settings)))
     from orchestrator.ray_pool import RayPool
 
     return RayPool(store.write, requests, settings.ray_address, settings.workers)

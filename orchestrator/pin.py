@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator import checkpoints
 from orchestrator.checkpoints import DTYPES, Pinned
+from orchestrator.choose import engine_of
 from workers import plugins
 from workers.actor import environment
 from workers.errors import InputError, ModelError
@@ -95,7 +96,7 @@ def _reference(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
     """One stream: the checkpoint, its engine and everything that its scores depend on."""
     family = plugins.resolve("workers.families", entry["family"])
-    engine_name = entry.get("engine") or family.ENGINES[0]
+    engine_name, reason = engine_of(name, entry, cuda)
     engine = _plugin(name, "engine", "workers.engines", engine_name)
     if family.KIND not in engine.KINDS:
         raise InputError(f"models.{name}.engine={engine_name}: cannot do {family.KIND!r}; use {family.ENGINES[0]}")
@@ -116,6 +117,7 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
         family_version=family.VERSION,
         engine=engine_name,
         engine_version=engine.VERSION,
+        engine_reason=reason,
         environment=versions,
         tokenizer=tokenizer.path if tokenizer else None,
         tokenizer_revision=tokenizer.revision if tokenizer else None,

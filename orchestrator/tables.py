@@ -8,7 +8,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -111,6 +111,7 @@ def plan(found: Plan, output: str) -> str:
             "model": stream.spec.name,
             "family": stream.spec.family,
             "engine": stream.spec.engine,
+            "engine_reason": stream.spec.engine_reason,
             "dtype": stream.spec.dtype,
             "fingerprint": stream.spec.fingerprint,
             "wanted": stream.total,
@@ -124,16 +125,22 @@ def plan(found: Plan, output: str) -> str:
     if output == "json":
         totals = {"wanted": found.total, "reused": found.total - found.owed, "owed": found.owed}
         return json.dumps({**totals, "streams": rows}, indent=1, ensure_ascii=False)
+    total = f"{found.owed} of {found.total} measurements are owed" if output == "text" else ""
+    return listing(rows, output, "plan") + total
+
+
+def listing(rows: Sequence[Mapping[str, Any]], output: str, title: str) -> str:
+    """Records with the same keys, at least one, as a table in an output format."""
+    if output == "json":
+        return json.dumps(rows, indent=1, ensure_ascii=False)
     header = list(rows[0])
-    lines = [[str(value) for value in row.values()] for row in rows]
+    lines = [["" if value is None else str(value) for value in row.values()] for row in rows]
     if output == "csv":
         return "\n".join(_csv_line(line) for line in [header, *lines])
     if output == "markdown":
-        return "\n".join(
-            "| " + " | ".join(map(_markdown, line)) + " |" for line in [header, ["---"] * len(header), *lines]
-        )
-    total = f"{found.owed} of {found.total} measurements are owed"
-    return _text_table(header, lines, "plan") + total
+        ruled = [header, ["---"] * len(header), *lines]
+        return "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in ruled)
+    return _text_table(header, lines, title)
 
 
 def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:

@@ -15,6 +15,8 @@ usage: rewardsweep VERB [key=value ...]
   scores       print one line a response: score, tokens, truncated
   status       say what was run, what is missing and what failed
   verify       check every part of a store; exit code 1 if anything is wrong
+  check        score ten rows of one model in every way: alone, in a batch, in each engine
+  models       list the models that can be named, filtered
 
 Each verb explains itself: rewardsweep VERB --help
 Every key=value overrides the configuration (Hydra's syntax); quote lists: 'model=[longest,random]'.
@@ -117,6 +119,46 @@ examples
   rewardsweep verify
   rewardsweep verify store=s3://bucket/nightly
   rewardsweep verify store=scores output=json
+""",
+    ),
+    "check": (
+        """\
+rewardsweep check: render ten rows of one model and show what it sees, special tokens included; run the preflight;
+score them alone, in one batch and in every engine installed for its family. Nothing is kept. Exit code 1 where a score
+moves by more than the tolerance that the report states, where a verdict turns, or where the preflight finds an error.
+""",
+        SELECTION
+        + """\
+  output=text               text or json
+""",
+        """\
+examples
+  rewardsweep check 'model=[Skywork-Reward-Llama-3_1-8B-v0_2]'
+  rewardsweep check +models.mine.path=./my-checkpoint +models.mine.family=scalar
+  rewardsweep check +models.mine.path=./my-checkpoint +models.mine.family=scalar data.pairs=my_pairs.jsonl output=json
+""",
+    ),
+    "models": (
+        """\
+rewardsweep models: list the model files that ship, and those of --config-dir, that fit every filter.
+
+filters
+  name=*llama*              of the file; * and ? stand for anything
+  family=dpo                how scores are made
+  engine=openai             the engine that the file names; auto if none
+  suite=small               models of a suite
+  max_size=9                at most so many billions of parameters
+""",
+        """\
+how
+  --config-dir DIR          your own files besides
+  output=text               text, json, csv or markdown
+""",
+        """\
+examples
+  rewardsweep models
+  rewardsweep models family=dpo max_size=9
+  rewardsweep models name='*tulu*' output=json
 """,
     ),
 }

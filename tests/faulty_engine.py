@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from workers.engines.baseline import PACKAGES, VERSION, BaselineEngine, lint, token_hashes
+from workers.engines.baseline import PACKAGES, VERSION, BaselineEngine, lint, shown, token_hashes
 from workers.protocol import Finding, ModelSpec, Output, Request
 
 NEEDS_WEIGHTS = False
 KINDS = ("reward",)
 
-__all__ = ["KINDS", "NEEDS_WEIGHTS", "PACKAGES", "VERSION", "Finding", "lint", "load", "token_hashes"]
+__all__ = ["KINDS", "NEEDS_WEIGHTS", "PACKAGES", "VERSION", "Finding", "lint", "load", "shown", "token_hashes"]
 
 
 class FaultyEngine:

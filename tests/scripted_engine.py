@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from workers.engines import baseline
-from workers.engines.baseline import token_hashes
+from workers.engines.baseline import shown, token_hashes
 from workers.protocol import Finding, ModelSpec, Output, Request
 
 VERSION = "1"
@@ -18,7 +18,7 @@ PACKAGES: tuple[str, ...] = ()
 NEEDS_WEIGHTS = False
 KINDS = ("reward",)
 
-__all__ = ["KINDS", "NEEDS_WEIGHTS", "PACKAGES", "SCRIPT", "VERSION", "lint", "load", "token_hashes"]
+__all__ = ["KINDS", "NEEDS_WEIGHTS", "PACKAGES", "SCRIPT", "VERSION", "lint", "load", "shown", "token_hashes"]
 
 
 @dataclass

@@ -66,6 +66,7 @@ IDENTITY: dict[str, Any] = {
 NOT_IDENTITY: dict[str, Any] = {
     "name": "renamed",
     "path": "elsewhere",
+    "engine_reason": "no GPU",
     "revision": "main",
     "tokenizer": "elsewhere",
     "tokenizer_revision": "main",

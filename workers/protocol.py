@@ -124,6 +124,7 @@ class ModelSpec:
     engine: str
     engine_version: str
     environment: tuple[tuple[str, str], ...]
+    engine_reason: str = field(default="", metadata=NOT_IDENTITY)
     revision: str | None = field(default=None, metadata=NOT_IDENTITY)
     tokenizer: str | None = field(default=None, metadata=NOT_IDENTITY)
     tokenizer_revision: str | None = field(default=None, metadata=NOT_IDENTITY)
@@ -259,6 +260,9 @@ class EngineModule(Protocol):
 
     def token_hashes(self, spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
         """The `token_hash` that each request's measurement must carry."""
+
+    def shown(self, spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
+        """What the model sees of each request, for people: special tokens are visible."""
 
 
 class FamilyModule(Protocol):

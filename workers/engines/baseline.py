@@ -80,6 +80,11 @@ def lint(spec: ModelSpec, requests: Sequence[Request]) -> list[Finding]:
     return [Finding("empty-response", "warning", "the response is empty", empty)] if empty else []
 
 
+def shown(spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
+    """The responses: nothing else counts."""
+    return [request.responses[0] for request in requests]
+
+
 def token_hashes(spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
     """Hashes of the code points that were counted."""
     return [_characters_hash(request) for request in requests]

@@ -158,6 +158,12 @@ def lint(spec: ModelSpec, requests: Sequence[Request]) -> list[Finding]:
     return findings
 
 
+def shown(spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
+    """The token ids as text, special tokens included."""
+    renderer = renderer_of(spec, config_of(spec, _kind(spec)))
+    return [str(renderer.tokenizer.decode(list(row.ids))) for row in renderer.render(requests)]
+
+
 def token_hashes(spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
     """The token hash of each request, from the tokenizer alone."""
     return [row.hash for row in renderer_of(spec, config_of(spec, _kind(spec))).render(requests)]
