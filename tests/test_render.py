@@ -116,6 +116,25 @@ def test_an_appended_eos_survives_truncation(side: Any, tokenizer: Tokenizer) ->
     assert row.full_length == len(whole.ids)
 
 
+def test_an_eos_before_a_line_break_counts(tokenizer: Tokenizer) -> None:
+    template = BARE + "{{ eos_token }}\n"
+    folder = tokenizer("llama")
+    kept, appended = (
+        Renderer(spec(folder, chat_template=template, eos=eos), None).render([request("an answer")])[0]
+        for eos in ("keep", "append")
+    )
+    assert kept == appended
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("eos", ["keep", "append"])
+def test_a_cut_text_fills_the_limit(side: Any, eos: Any, tokenizer: Tokenizer) -> None:
+    """Also where template and tokenizer both write BOS, and the template writes EOS."""
+    options = spec(tokenizer("llama"), max_length=LIMIT, truncation_side=side, eos=eos)
+    row = Renderer(options, None).render([request("word " * 50)])[0]
+    assert (len(row.ids), row.truncated) == (LIMIT, True)
+
+
 def test_left_truncation_leaves_one_bos_of_two(tokenizer: Tokenizer) -> None:
     """The template's BOS is cut off with the start of the text, the tokenizer's stays."""
     renderer = Renderer(spec(tokenizer("llama"), max_length=LIMIT), None)

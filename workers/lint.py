@@ -94,18 +94,12 @@ def _eos_finding(renderer: Renderer, requests: Sequence[Request], rendered: Sequ
     message = "the model was trained with EOS at the end (eos: expect) and it is missing; set eos: append"
     cut_right = renderer.spec.truncation_side == "right"
     missing = [
-        _last_content(renderer, row) != eos and not (row.truncated and cut_right) and bool(request.responses[0].strip())
+        renderer.last_content(row.ids) != eos
+        and not (row.truncated and cut_right)
+        and bool(request.responses[0].strip())
         for request, row in zip(requests, rendered, strict=True)
     ]
     return _where("missing-eos", "error", message, missing)
-
-
-def _last_content(renderer: Renderer, row: Rendered) -> int | None:
-    """The last token that is not white space."""
-    for token in reversed(row.ids[-4:]):
-        if renderer.tokenizer.decode([token]).strip():
-            return token
-    return row.ids[-1] if row.ids else None
 
 
 def _template_findings(renderer: Renderer) -> list[Finding]:

@@ -173,9 +173,25 @@ class Renderer:
         ids, type_ids, doubled = self._special_tokens(row)
         full_length = len(ids)
         if self.limit is not None and full_length > self.limit:
-            added = 1 if self.spec.eos == "append" else 0
-            ids, type_ids, _ = self._special_tokens(self._encode([text], self.limit - added)[0])
+            ids, type_ids, _ = self._special_tokens(self._encode([text], self._room(ids, row["input_ids"]))[0])
         return Rendered(text, tuple(ids), tuple(type_ids) if type_ids else None, full_length, doubled)
+
+    def _room(self, ids: Sequence[int], encoded: Sequence[int]) -> int:
+        """What the tokenizer may fill of a text that is too long, so that exactly `limit` tokens are left.
+
+        Cut on the left, a text loses the template's BOS and keeps its end; on the right it keeps the BOS and loses
+        the end.
+        """
+        assert self.limit is not None
+        if self.spec.truncation_side == "left":
+            return self.limit - int(ids[-1] != encoded[-1])
+        second_bos = ids[:2] != list(encoded[:2])
+        return self.limit + int(second_bos) - int(self.spec.eos == "append")
+
+    def last_content(self, ids: Sequence[int]) -> int | None:
+        """The last token that is not white space: templates often end in `EOS` and a line break."""
+        ends = (token for token in reversed(ids[-4:]) if self.tokenizer.decode([token]).strip())
+        return next(ends, ids[-1] if ids else None)
 
     def _special_tokens(
         self, row: Mapping[str, list[int]], eos: bool = True
@@ -187,7 +203,7 @@ class Renderer:
         doubled = bos is not None and ids[:2] == [bos, bos]
         if doubled and self.spec.bos == "single":
             ids, type_ids = ids[1:], type_ids[1:] if type_ids else None
-        if eos and self.spec.eos == "append" and end is not None and ids[-1:] != [end]:
+        if eos and self.spec.eos == "append" and end is not None and self.last_content(ids) != end:
             ids, type_ids = [*ids, end], [*type_ids, type_ids[-1]] if type_ids else None
         return ids, type_ids, doubled
 
