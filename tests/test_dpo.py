@@ -219,7 +219,7 @@ def test_a_reference_of_two_policies_is_scored_once(checkpoint: Callable[..., Pa
         ({"reference": "./nowhere"}, "models.tuned.reference.path=./nowhere: no such folder"),
         ({"reference": 3}, "models.tuned.reference=3: must be a folder or hub id"),
         ({"family": "scalar"}, "only an implicit reward (family: dpo) has a reference model"),
-        ({"engine": "baseline"}, "models.tuned.engine=baseline: cannot do 'logprob'"),
+        ({"engine": "baseline"}, "models.tuned.engine=baseline: family dpo is served by transformers and vllm"),
     ],
 )
 def test_a_wrong_file_is_refused(model: Callable[..., Model], change: dict[str, Any], problem: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from typing import Protocol
 
@@ -24,16 +25,18 @@ class Sink(Protocol):
 
 
 def environment(packages: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """The installed versions of libraries that compute, without local build tags."""
-    found = []
-    for package in packages:
-        try:
-            found.append((package, metadata.version(package).partition("+")[0]))
-        except metadata.PackageNotFoundError as error:
-            raise ModelError(
-                f"{package} is not installed; install rewardsweep with the extra that brings it"
-            ) from error
-    return tuple(found)
+    """The installed versions of libraries that compute, without local build tags.
+
+    `a|b` stands for two distributions of one library: the one that is installed counts, under its own name.
+    """
+    return tuple(_installed(package.split("|")) for package in packages)
+
+
+def _installed(names: Sequence[str]) -> tuple[str, str]:
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            return name, metadata.version(name).partition("+")[0]
+    raise ModelError(f"{names[0]} is not installed; install rewardsweep with the extra that brings it")
 
 
 class Worker:

@@ -119,7 +119,7 @@ class Writer:
         import torch
 
         ids, warm = ids[:, : len(row.ids)], self._sampling.temperature > 0
-        drawn = {"temperature": self._sampling.temperature, "top_p": self._sampling.top_p} if warm else {}
+        drawn = {"temperature": self._sampling.temperature, "top_p": self._sampling.top_p, "top_k": 0} if warm else {}
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self._sampling.seed_of(row.hash))
@@ -128,6 +128,7 @@ class Writer:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self._sampling.max_new_tokens,
                 do_sample=warm,
+                repetition_penalty=1.0,  # whatever the checkpoint's own generation settings say
                 **drawn,
             )
         new = tuple(written[0, ids.shape[1] :].tolist())

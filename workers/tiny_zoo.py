@@ -129,13 +129,15 @@ def build(
     texts: Iterable[str] | None = None,
     seed: int = 0,
     hidden_size: int = 64,
+    head_size: int = 16,
     layers: int = 2,
     vocab_size: int = 2000,
     causal: bool = False,
 ) -> Path:
     """Write a reward model, or with `causal` a language model, and return its folder.
 
-    `hidden_size` is a multiple of 16 (the width of a head); `texts` replaces the corpus the tokenizer is trained on.
+    `hidden_size` is a multiple of `head_size` (of which vLLM on a CPU wants at least 32); `texts` replaces the corpus
+    that the tokenizer is trained on.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -148,7 +150,7 @@ def build(
     tokenizer = kind.tokenizer(corpus() if texts is None else texts, vocab_size, kind.tokens)
     ids = {f"{name}_id": tokenizer.token_to_id(token) for name, token in kind.tokens.items()}
     shape = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size, "num_hidden_layers": layers}
-    shape |= {"num_attention_heads": hidden_size // 16, "max_position_embeddings": POSITIONS, "num_labels": 1}
+    shape |= {"num_attention_heads": hidden_size // head_size, "max_position_embeddings": POSITIONS, "num_labels": 1}
     config = AutoConfig.for_model(
         architecture.replace("gpt-neox", "gpt_neox"),
         vocab_size=max(vocab_size, tokenizer.get_vocab_size()),

@@ -42,7 +42,7 @@ class TransformersEngine:
     def __init__(self, spec: ModelSpec) -> None:
         import torch
 
-        kind = _kind(spec)
+        kind = kind_of(spec)
         config = config_of(spec, kind)
         self._spec = spec
         self._renderer = renderer_of(spec, config)
@@ -142,7 +142,7 @@ def load(spec: ModelSpec) -> TransformersEngine:
 
 def lint(spec: ModelSpec, requests: Sequence[Request]) -> list[Finding]:
     """Findings on the rendered tokens; needs the tokenizer and the configuration, no weights."""
-    kind = _kind(spec)
+    kind = kind_of(spec)
     config = config_of(spec, kind)
     renderer = renderer_of(spec, config)
     findings = preflight.lint(renderer, requests, getattr(text_config(config), "vocab_size", None))
@@ -160,16 +160,16 @@ def lint(spec: ModelSpec, requests: Sequence[Request]) -> list[Finding]:
 
 def shown(spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
     """The token ids as text, special tokens included."""
-    renderer = renderer_of(spec, config_of(spec, _kind(spec)))
+    renderer = renderer_of(spec, config_of(spec, kind_of(spec)))
     return [str(renderer.tokenizer.decode(list(row.ids))) for row in renderer.render(requests)]
 
 
 def token_hashes(spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
     """The token hash of each request, from the tokenizer alone."""
-    return [row.hash for row in renderer_of(spec, config_of(spec, _kind(spec))).render(requests)]
+    return [row.hash for row in renderer_of(spec, config_of(spec, kind_of(spec))).render(requests)]
 
 
-def _kind(spec: ModelSpec) -> Kind:
+def kind_of(spec: ModelSpec) -> Kind:
     """The kind of request that the model's family asks."""
     kind: Kind = plugins.resolve("workers.families", spec.family).KIND
     return kind

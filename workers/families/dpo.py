@@ -15,7 +15,7 @@ from typing import Any
 from workers.protocol import Kind, Measurement, Message, Model, Request
 
 VERSION = "1"
-ENGINES = ("transformers",)
+ENGINES = ("transformers", "vllm")
 KIND: Kind = "logprob"
 TIES = "lose"
 SCORING: Mapping[str, tuple[Any, ...]] = {"reference_free": ("avg", "sum", "norm")}

@@ -8,7 +8,7 @@ from typing import Any
 from workers.protocol import Kind, Measurement, Message, Model, Request
 
 VERSION = "1"
-ENGINES = ("transformers",)
+ENGINES = ("transformers", "vllm")
 KIND: Kind = "reward"
 TIES = "lose"
 SCORING: Mapping[str, tuple[Any, ...]] = {}

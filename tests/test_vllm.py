@@ -1,0 +1,234 @@
+"""vLLM gives the scores of transformers, from the same tokens, inside Ray actors and without one."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.benchmarks import find
+from tests.conftest import ROOT, SHARED
+from workers import plugins, tiny_zoo
+from workers.errors import ModelError
+from workers.protocol import Kind, Message, ModelSpec, Output, Request
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make test-vllm)"),
+]
+
+TOLERANCE = 1e-3
+"""Of a reward, and of a log-probability in nats a token."""
+STEP = 7
+HEAD = 32
+MARK = "REWARDSWEEP_TEST_MARK"
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier, a policy and its reference, wide enough for vLLM's attention on a CPU."""
+    folder = tmp_path_factory.mktemp("vllm-zoo")
+    tiny_zoo.build(folder / "reward", "llama", head_size=HEAD)
+    for seed, name in enumerate(("policy", "reference")):
+        tiny_zoo.build(folder / name, "llama", head_size=HEAD, causal=True, seed=seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every seventh row of the public half of RewardBench, 214 pairs; the shipped pairs where it is absent."""
+    path = tmp_path_factory.mktemp("vllm-data") / "pairs.jsonl"
+    half = SHARED / "data" / "rewardbench_filtered.jsonl.gz"
+    if half.exists():
+        with gzip.open(half, "rt", encoding="utf-8") as rows:
+            path.write_text("".join(list(rows)[::STEP]), encoding="utf-8")
+    else:
+        examples = find("demo").load(None)
+        rows = [
+            {"prompt": row.prompt[0].content, "chosen": row.responses[0], "rejected": row.responses[1]}
+            for row in examples
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def spec(path: Path, family: str, engine: str, **options: Any) -> ModelSpec:
+    return ModelSpec("m", str(path), "w", family, "1", engine, "1", (), **options)
+
+
+def outputs(model: ModelSpec, requests: list[Request]) -> list[Output]:
+    engine = plugins.resolve("workers.engines", model.engine).load(model)
+    try:
+        found: list[Output] = engine.run(requests)
+        assert engine.details()["dtype"] == "float32"
+    finally:
+        engine.close()
+    return found
+
+
+def requests(pairs: Path, kind: Kind, count: int) -> list[Request]:
+    rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()][:count]
+    prompts = [(Message("user", row["prompt"]),) for row in rows]
+    if kind == "generate":
+        return [Request(kind, prompt, ()) for prompt in prompts]
+    return [
+        Request(kind, prompt, (row[which],))
+        for prompt, row in zip(prompts, rows, strict=True)
+        for which in ("chosen", "rejected")
+    ]
+
+
+def test_log_probabilities_agree_a_token(zoo: Path, pairs: Path) -> None:
+    asked = requests(pairs, "logprob", 40)
+    ours, theirs = (outputs(spec(zoo / "policy", "dpo", engine), asked) for engine in ("transformers", "vllm"))
+    assert [(row.token_hash, row.num_tokens, row.truncated) for row in ours] == [
+        (row.token_hash, row.num_tokens, row.truncated) for row in theirs
+    ]
+    for one, other in zip(ours, theirs, strict=True):
+        tokens = one.extra["tokens"]
+        assert tokens == other.extra["tokens"] > 0
+        assert abs(one.value - other.value) / tokens <= TOLERANCE
+        assert one.extra["squares"] == pytest.approx(other.extra["squares"], rel=TOLERANCE)
+    assert not children(), "nothing of vLLM stays behind"
+
+
+@pytest.mark.parametrize("limit", [None, 64])
+def test_a_conversation_may_fill_the_context(zoo: Path, limit: int | None) -> None:
+    """vLLM scores a prompt only where one more token would fit; that one is never read."""
+    long = Request("logprob", (Message("user", "word " * 50),), ("value " * 200,))
+    ours, theirs = (
+        outputs(spec(zoo / "policy", "dpo", engine, max_length=limit), [long]) for engine in ("transformers", "vllm")
+    )
+    assert theirs[0].truncated == (limit is not None)
+    assert theirs[0].value == pytest.approx(ours[0].value, rel=1e-5)
+
+
+def test_the_reward_is_read_before_trailing_pad_tokens(zoo: Path, tmp_path: Path) -> None:
+    """As transformers reads it where the pad token is EOS."""
+    folder = tmp_path / "eos-is-pad"
+    folder.mkdir()
+    for file in (zoo / "reward").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": config["eos_token_id"]}))
+    asked = [Request("reward", (Message("user", "q"),), (text,)) for text in ("an answer", "a longer answer")]
+    ours, theirs = (outputs(spec(folder, "scalar", engine), asked) for engine in ("transformers", "vllm"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert other.value == pytest.approx(one.value, abs=TOLERANCE)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the family of classifiers one that asks for text, so that an engine can be tested without a judge."""
+    monkeypatch.setattr(plugins.resolve("workers.families", "scalar"), "KIND", "generate")
+
+
+def test_greedy_text_is_the_same(zoo: Path, pairs: Path, writes: None) -> None:
+    asked = requests(pairs, "generate", 6)
+    options = {"max_new_tokens": 12}
+    ours, theirs = (
+        outputs(spec(zoo / "policy", "scalar", engine, options=options), asked) for engine in ("transformers", "vllm")
+    )
+    assert [row.text for row in ours] == [row.text for row in theirs]
+    assert len({row.text for row in theirs}) > 1
+    assert all(row.extra["completion_tokens"] == 12 for row in theirs)
+
+
+def test_a_sampled_text_depends_on_its_own_seed_alone(zoo: Path, pairs: Path, writes: None) -> None:
+    asked = requests(pairs, "generate", 4)
+    warm = spec(zoo / "policy", "scalar", "vllm", options={"max_new_tokens": 8, "temperature": 1.0})
+    engine = plugins.resolve("workers.engines", "vllm").load(warm)
+    try:
+        together = [row.text for row in engine.run(asked)]
+        assert [engine.run([request])[0].text for request in asked] == together
+        assert [row.text for row in engine.run(asked[::-1])] == together[::-1]
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lable": 0}, "models.m.options: unknown key 'lable': did you mean 'label'?"),
+        ({"gpu_memory_utilization": 2}, "models.m.options.gpu_memory_utilization=2: must be above 0"),
+        ({"batch_invariant": "yes"}, "models.m.options.batch_invariant: must be true or false"),
+    ],
+)
+def test_a_wrong_option_is_named(zoo: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError) as error:
+        plugins.resolve("workers.engines", "vllm").load(spec(zoo / "reward", "scalar", "vllm", options=options))
+    assert message in str(error.value)
+
+
+def test_an_architecture_that_vllm_does_not_know_is_one_line(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = checkpoint("deberta-v2")
+    with pytest.raises(ModelError, match=r"vLLM cannot load .*") as error:
+        plugins.resolve("workers.engines", "vllm").load(spec(folder, "scalar", "vllm"))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_inside_ray_actors_the_leaderboard_is_the_same(zoo: Path, pairs: Path, tmp_path: Path) -> None:
+    """Rewards and implicit rewards of both engines in one run: differences, verdicts, and no process left."""
+    words = ["run", "benchmarks=[pairs]", f"data.pairs={pairs}", f"store={tmp_path / 's'}", "device=cpu", "workers=1"]
+    for engine in ("transformers", "vllm"):
+        words += [
+            f"+models.reward-{engine}.{key}" for key in (f"path={zoo / 'reward'}", "family=scalar", f"engine={engine}")
+        ]
+        words += [
+            f"+models.dpo-{engine}.{key}"
+            for key in (f"path={zoo / 'policy'}", f"reference={zoo / 'reference'}", "family=dpo", f"engine={engine}")
+        ]
+    mark = uuid.uuid4().hex
+    done = rewardsweep(*words, mark=mark)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not marked(mark), "nothing of the run stays behind"
+    lines = rewardsweep("scores", f"store={tmp_path / 's'}", "output=jsonl").stdout.splitlines()
+    scores: dict[str, dict[tuple[str, int], tuple[float, int]]] = {}
+    for line in map(json.loads, lines):
+        scores.setdefault(line["model"], {})[line["id"], line["response"]] = (line["score"], line["tokens"])
+    for family in ("reward", "dpo"):
+        ours, theirs = scores[f"{family}-transformers"], scores[f"{family}-vllm"]
+        assert ours.keys() == theirs.keys()
+        assert len(ours) == 2 * len(pairs.read_text(encoding="utf-8").splitlines())
+        for key, (value, tokens) in ours.items():
+            assert abs(theirs[key][0] - value) <= TOLERANCE * (tokens if family == "dpo" else 1)
+        verdicts = [
+            {row: found[row, 0][0] > found[row, 1][0] for row, response in found if response == 0}
+            for found in (ours, theirs)
+        ]
+        assert verdicts[0] == verdicts[1]
+
+
+def rewardsweep(*words: str, mark: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), MARK: mark}
+    command = [sys.executable, "-P", "-m", "orchestrator", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
+
+
+def marked(mark: str) -> list[str]:
+    """Processes that a run started and that still live."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+    return found
+
+
+def children() -> list[str]:
+    """Live processes that this one started."""
+    folder = Path(f"/proc/{os.getpid()}/task")
+    ids = [child for task in folder.iterdir() for child in (task / "children").read_text().split()]
+    return [Path(f"/proc/{child}/cmdline").read_text() for child in ids if (Path("/proc") / child / "cmdline").exists()]
