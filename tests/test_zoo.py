@@ -70,7 +70,7 @@ def test_the_files_agree_with_the_references_list(shared: Path) -> None:
     models = yaml.safe_load((shared / "reference" / "models.yaml").read_text(encoding="utf-8"))["models"]
     plain = [model for model in models if model["custom_family"] in ("default", "default_remote_code", "dpo")]
     wanted = {model["id"]: model for model in plain if (model["params_billion"] or 1000) <= LARGEST}
-    ours = {values["path"]: values for values in map(entry, FILES) if "path" in values}
+    ours = {values["path"]: values for values in map(entry, FILES) if values["family"] in ("scalar", "dpo")}
     assert ours.keys() == wanted.keys()
     for path, values in ours.items():
         facts = wanted[path]
