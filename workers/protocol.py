@@ -270,6 +270,7 @@ class FamilyModule(Protocol):
     For the transformers engine a family may offer three functions more, which import torch inside:
     `config(spec)`, the checkpoint's configuration where `AutoConfig` does not know it; `render(renderer, request)`,
     token ids by rules of its own; `head(spec, config)`, a `workers.heads.Head` that reads the checkpoint's own head.
+    Any family may offer `unreadable`, with the arguments of `values`: whether a text holds no answer, to be counted.
     """
 
     VERSION: str
@@ -283,8 +284,10 @@ class FamilyModule(Protocol):
     ) -> list[tuple[int, Request]]:
         """The requests behind one score a response, each with the position of its stream in `Model.streams`."""
 
-    def values(self, model: Model, measurements: Sequence[Measurement]) -> list[float]:
-        """One score a response, from the measurements of `wanted` in the same order."""
+    def values(
+        self, model: Model, measurements: Sequence[Measurement], prompt: tuple[Message, ...], responses: tuple[str, ...]
+    ) -> list[float]:
+        """One score a response, from the measurements of `wanted` in the same order and what `wanted` was given."""
 
 
 def token_hash(ids: Sequence[int]) -> str:
