@@ -145,8 +145,10 @@ def score_lines(store: Store, settings: Settings, name: str) -> Iterator[dict[st
 
 
 def _score_line(model: Model, benchmark: str, row: ScoredRow, response: int) -> dict[str, Any]:
-    """A response's own measurement, or the one that all responses share."""
+    """A response's own measurement, or the one that all responses share; `texts` are those that a judge wrote."""
     measurement = row.measurements[min(response, len(row.measurements) - 1)]
+    behind = row.measurements[response :: len(row.example.responses)] or row.measurements[-1:]
+    texts = [found.text for found in behind if found is not None and found.text is not None]
     return {
         "model": model.name,
         "benchmark": benchmark,
@@ -157,4 +159,5 @@ def _score_line(model: Model, benchmark: str, row: ScoredRow, response: int) -> 
         "score": row.scores[response] if row.scores is not None else None,
         "tokens": measurement.num_tokens if measurement else None,
         "truncated": measurement.truncated if measurement else None,
+        **({"texts": texts} if texts else {}),
     }

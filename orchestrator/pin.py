@@ -30,7 +30,7 @@ TEMPLATES = ("chat_template", "fallback_template")
 TEXTS = ("family", "engine", "path", "revision", "tokenizer", "tokenizer_revision", "attention", *TEMPLATES)
 SWITCHES = ("trust_remote_code", "allow_pickle")
 COUNTS = ("max_length", "gpus", "token_budget")
-MAPPINGS = ("options", "template_kwargs", "scoring")
+MAPPINGS = ("options", "template_kwargs", "scoring", "members")
 COPIED = (
     "attention",
     "max_length",
@@ -55,22 +55,58 @@ OF_THE_REFERENCE = (
 )
 """What a model's file may say of its reference; tokens and engine are the policy's."""
 
+OF_AN_ENSEMBLE = ("family", "members", "protocol", "scoring", "size")
+"""What the file of an ensemble may say beside its members."""
+
 
 def check_entry(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
     """All that can be wrong with a model's file by itself; the family's choices."""
     _check(name, entry)
     for field in TEMPLATES:
         _template(name, field, entry)
-    return _scoring(name, entry, _plugin(name, "family", "workers.families", entry["family"]))
+    scoring = _scoring(name, entry, _plugin(name, "family", "workers.families", entry["family"]))
+    return scoring if entry.get("members") is None else {**scoring, "members": _member_scorings(name, entry)}
 
 
 def pin_model(name: str, entry: Mapping[str, Any], cuda: bool) -> Model:
     """The model behind `models.<name>`, for GPUs or for a CPU."""
     scoring = check_entry(name, entry)
+    if entry.get("members") is not None:
+        streams = [_spec(own, member, cuda) for own, member in _members(name, entry).items()]
+        return Model(name, entry["family"], tuple(streams), scoring)
     streams = [_spec(name, entry, cuda)]
     if entry.get("reference"):
         streams.append(_spec(f"{name}.reference", _reference(name, entry), cuda))
     return Model(name, entry["family"], tuple(streams), scoring)
+
+
+def _members(name: str, entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """An ensemble's members as entries of their own, so that each shares its measurements with the same model alone."""
+    common = {field: entry[field] for field in ("family", "protocol") if field in entry}
+    return {f"{name}.members.{member}": {**common, **given} for member, given in entry["members"].items()}
+
+
+def _member_scorings(name: str, entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What each member of an ensemble chooses for itself, everything about it checked."""
+    key = f"models.{name}"
+    family = plugins.resolve("workers.families", entry["family"])
+    if not hasattr(family, "OF_A_MEMBER"):
+        raise InputError(f"{key}.members: family {entry['family']} takes no members; judges vote (family: judge)")
+    if foreign := [field for field in entry if field not in OF_AN_ENSEMBLE]:
+        raise InputError(f"{key}.{foreign[0]}: an ensemble has none; move it to {key}.members.NAME.{foreign[0]}")
+    members = entry["members"]
+    fine = [isinstance(member, Mapping) and not {"family", "members"} & member.keys() for member in members.values()]
+    if len(fine) < 2 or not all(fine):
+        raise InputError(
+            f"{key}.members: must name at least two members, each with keys such as path and scoring (no family)"
+        )
+    found = [dict(check_entry(own, member)) for own, member in _members(name, entry).items()]
+    for member, scoring in zip(members, found, strict=True):
+        if foreign := [field for field in scoring if field not in family.OF_A_MEMBER]:
+            raise InputError(
+                f"{key}.members.{member}.scoring.{foreign[0]}: the same for all members; set {key}.scoring.{foreign[0]}"
+            )
+    return found
 
 
 def _reference(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:

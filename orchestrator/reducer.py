@@ -30,7 +30,7 @@ class Entry:
     """One model's row. `overall` and `sections` are None where a row they need is missing.
 
     `rows` counts the benchmark's rows, `rows_missing` those of them without scores; `ties`, `truncated` (a response
-    was cut) and `not_finite` (a score is NaN or infinite) count scored rows.
+    was cut), `not_finite` (a score is NaN or infinite) and `unparsed` (a judge wrote no verdict) count scored rows.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Entry:
     ties: int
     truncated: int
     not_finite: int
+    unparsed: int
     failure: str | None
 
     @property
@@ -72,11 +73,15 @@ class Leaderboard:
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """One example of one model: the measurements behind it and its scores, None while any is missing."""
+    """One example of one model: the measurements behind it and its scores, None while any is missing.
+
+    `unparsed` says whether a text behind it holds no answer.
+    """
 
     example: Example
     measurements: tuple[Measurement | None, ...]
     scores: tuple[float, ...] | None
+    unparsed: bool = False
 
 
 def reduce(
@@ -96,11 +101,17 @@ def reduce(
             model,
             rule,
             score_rows(model, needs[model.asks], lookup) if model.streams else unscored,
-            failures.get(model.name),
+            _failure(model, failures),
         )
         for model in models
     ]
     return Leaderboard(benchmark, rule.name, data_hash, tuple(sorted(entries, key=_best_first)))
+
+
+def _failure(model: Model, failures: Mapping[str, str]) -> str | None:
+    """Why the model, or a stream that only it has, was given up."""
+    names = (model.name, *(spec.name for spec in model.streams))
+    return next((failures[name] for name in names if name in failures), None)
 
 
 def score_rows(model: Model, needs: Sequence[Wanted], lookup: Lookup) -> list[ScoredRow]:
@@ -112,8 +123,11 @@ def score_rows(model: Model, needs: Sequence[Wanted], lookup: Lookup) -> list[Sc
 def _scored_row(model: Model, need: Wanted, streams: Sequence[Mapping[str, Measurement]]) -> ScoredRow:
     found = tuple(streams[stream].get(request.digest) for stream, request in need.requests)
     present = [measurement for measurement in found if measurement is not None]
-    scores = tuple(family(model.family).values(model, present)) if len(present) == len(found) else None
-    return ScoredRow(need.example, found, scores)
+    if len(present) < len(found):
+        return ScoredRow(need.example, found, None)
+    module, row = family(model.family), (model, present, need.example.prompt, need.example.responses)
+    unreadable = getattr(module, "unreadable", None)
+    return ScoredRow(need.example, found, tuple(module.values(*row)), unreadable is not None and unreadable(*row))
 
 
 def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], failure: str | None) -> Entry:
@@ -137,6 +151,7 @@ def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], failure: str | N
         ties=sum(map(metrics.ties, judged)),
         truncated=sum(any(found and found.truncated for found in row.measurements) for row in rows if row.scores),
         not_finite=sum(not all(map(math.isfinite, row.scores)) for row in judged),
+        unparsed=sum(row.unparsed for row in rows),
         failure=failure if missing else None,
     )
 
@@ -163,5 +178,6 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "ties": entry.ties,
         "truncated": entry.truncated,
         "not_finite": entry.not_finite,
+        "unparsed": entry.unparsed,
         "failure": entry.failure,
     }

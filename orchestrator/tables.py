@@ -82,6 +82,7 @@ def flat(board: Leaderboard) -> list[dict[str, Any]]:
             "ties": entry.ties,
             "truncated": entry.truncated,
             "not_finite": entry.not_finite,
+            "unparsed": entry.unparsed,
             "failure": entry.failure,
         }
         for entry in board.entries
@@ -89,7 +90,7 @@ def flat(board: Leaderboard) -> list[dict[str, Any]]:
 
 
 def notes_on(board: Leaderboard) -> list[str]:
-    """What a reader must know: incomplete models, absent sections, scores that are no numbers."""
+    """What a reader must know: incomplete models, absent sections, scores that are no numbers, texts without any."""
     notes = []
     for entry in board.entries:
         if not entry.complete:
@@ -97,6 +98,9 @@ def notes_on(board: Leaderboard) -> list[str]:
             notes.append(f"{entry.name} is incomplete: {entry.rows_missing} of {entry.rows} rows missing{reason}")
         if entry.not_finite:
             notes.append(f"{entry.name}: {entry.not_finite} rows have a score that is not a number; they count as lost")
+        if entry.unparsed:
+            scored = entry.rows - entry.rows_missing
+            notes.append(f"{entry.name}: {entry.unparsed} of {scored} rows have a text without a verdict; see `scores`")
     if board.entries and board.entries[0].complete:
         absent = [name for name, value in board.entries[0].sections.items() if value is None]
         if absent:
@@ -144,7 +148,10 @@ def listing(rows: Sequence[Mapping[str, Any]], output: str, title: str) -> str:
 
 
 def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:
-    """Stream scores to standard output; text shows the first rows only when it goes to a terminal."""
+    """Stream scores to standard output; text shows the first rows only when it goes to a terminal.
+
+    What a judge wrote is in JSON and JSON lines alone.
+    """
     if output == "json":
         found = [{**line, "score": _finite(line["score"])} for line in lines]
         print(json.dumps(found, indent=1, ensure_ascii=False))
@@ -154,7 +161,9 @@ def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:
             print(json.dumps({**line, "score": _finite(line["score"])}, ensure_ascii=False))
         return
     shown = islice(lines, 50) if output == "text" and sys.stdout.isatty() else lines
-    rows = [{name: "" if value is None else str(value) for name, value in line.items()} for line in shown]
+    rows = [
+        {name: "" if value is None else str(value) for name, value in line.items() if name != "texts"} for line in shown
+    ]
     if not rows:
         return
     header = list(rows[0])

@@ -32,6 +32,27 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def reference_venv() -> Path:
+    """The environment of the reference implementation; the test is skipped without it."""
+    venv = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
+    if not (venv / "bin" / "python").exists():
+        pytest.skip(f"no reference implementation at {venv} (set REWARDSWEEP_REFERENCE_VENV)")
+    return venv
+
+
+def reference_judge(venv: Path, **asked: Any) -> dict[str, Any]:
+    """What the reference itself makes of conversations and texts; see `tests/reference_judge.py`."""
+    nothing: dict[str, Any] = {name: [] for name in ("pairs", "ranking", "ratings", "verdicts", "ranked", "rated")}
+    command = [str(venv / "bin" / "python"), str(ROOT / "tests" / "reference_judge.py")]
+    done = subprocess.run(
+        command, input=json.dumps(nothing | asked), capture_output=True, text=True, timeout=CLI_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="session")
 def rewardbench_half(shared: Path) -> Path:
     """The public half of RewardBench."""
     return shared / "data" / "rewardbench_filtered.jsonl.gz"

@@ -173,7 +173,7 @@ def test_the_json_has_the_documented_keys_and_no_other() -> None:
     assert found["data_hash"] == data_hash(THREE)
     keys = {"name", "family", "overall", "sections", "subsets", "rows", "rows_missing", "ties", "truncated"}
     for entry in found["models"]:
-        assert entry.keys() == keys | {"not_finite", "failure"}
+        assert entry.keys() == keys | {"not_finite", "unparsed", "failure"}
         assert list(entry["sections"]) == list(RULE.sections)
         assert all(cell.keys() == {"accuracy", "n"} for cell in entry["subsets"].values())
     assert [entry["name"] for entry in found["models"]] == ["nan", "gap"]

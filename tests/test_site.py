@@ -82,6 +82,7 @@ def entry(name: str, **values: Any) -> Entry:
         "ties": 3,
         "truncated": 2,
         "not_finite": 0,
+        "unparsed": 0,
         "failure": None,
     }
     return Entry(name=name, **settled | values)

@@ -37,6 +37,7 @@ def test_the_wheel_holds_two_top_level_names_and_no_secret(installed: Path) -> N
     shipped = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     assert {"orchestrator/conf/config.yaml", "orchestrator/conf/model/longest.yaml"} <= shipped
     assert {"orchestrator/conf/data/demo_pairs.jsonl", "workers/templates/tulu.jinja"} <= shipped
+    assert "workers/families/judge_prompts.toml" in shipped
     assert not [name for name in shipped if "secret" in name or name.startswith("tests")]
 
 

@@ -12,6 +12,7 @@ import yaml
 from orchestrator.paths import CONF_DIR
 from orchestrator.pin import check_entry
 from tests.conftest import Cli
+from tests.test_verdicts import MODIFIERS
 
 FILES = sorted((CONF_DIR / "model").glob("*.yaml"))
 SUITES = sorted((CONF_DIR / "suite").glob("*.yaml"))
@@ -56,11 +57,12 @@ def test_suites_hold_what_they_say() -> None:
     named = {name: set(default["override /model"]) for name, default in suites.items()}
     entries = {path.stem: entry(path) for path in FILES}
     assert named["classifiers"] == {name for name, values in entries.items() if values["family"] == "scalar"}
+    assert named["judges"] == {name for name, values in entries.items() if values["family"] == "judge"}
     assert named["dpo"] == {name for name, values in entries.items() if values["family"] == "dpo"}
     small = {
         name
         for name, values in entries.items()
-        if values.get("size", 99) <= 9 and not values.get("trust_remote_code", False)
+        if values["family"] != "judge" and values.get("size", 99) <= 9 and not values.get("trust_remote_code", False)
     }
     assert named["small"] == small
 
@@ -81,6 +83,21 @@ def test_the_files_agree_with_the_references_list(shared: Path) -> None:
         assert values.get("dtype") == facts["torch_dtype"]
         assert values.get("attention") == facts["attn_implementation"]
         assert values.get("trust_remote_code", False) == facts["trust_remote_code"]
+
+
+def test_local_judges_agree_with_the_references_list(shared: Path) -> None:
+    """Every judge with weights of its own, asked in the words that the reference chooses by its name."""
+    listed = yaml.safe_load((shared / "reference" / "models.yaml").read_text(encoding="utf-8"))
+    ours = {values["path"]: values for values in map(entry, FILES) if values["family"] == "judge" and "path" in values}
+    wanted = {model["id"]: model for model in listed["models"] if model["custom_family"] == "judge_vllm"}
+    assert wanted.keys() <= ours.keys()
+    for path, facts in wanted.items():
+        assert ours[path]["size"] == facts["params_billion"]
+        assert ours[path].get("gpus", 1) == facts["num_gpus"]
+    families = {family["modifier"]: family["matches"] for family in listed["judge_families"] if family["modifier"]}
+    for path, values in ours.items():
+        modifier = next((modifier for modifier, part in families.items() if part in path), None)
+        assert MODIFIERS[values.get("scoring", {}).get("prompt", "mtbench")] == modifier
 
 
 def test_a_shipped_name_is_found_and_the_hub_asked_for_it(cli: Cli) -> None:

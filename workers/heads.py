@@ -103,12 +103,17 @@ class CausalLM:
 class Writer:
     """A causal language model that writes on: greedy, or sampled from a seed that the request decides.
 
-    One row at a time: what is written must not depend on its neighbours.
+    One row at a time: what is written must not depend on its neighbours. Of the checkpoint's own way to generate only
+    the special tokens are kept: a penalty or a `top_k` in it would change what `options` ask for.
     """
 
     def __init__(self, spec: ModelSpec, config: Any) -> None:
+        from transformers import GenerationConfig
+
         self.model: Any = weights_of(spec, config, "generate")
-        self._spec = spec
+        own = self.model.generation_config
+        ends = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        self.model.generation_config = GenerationConfig(**ends)  # type: ignore[no-untyped-call]
         self._sampling = sampling_of(spec)
 
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:

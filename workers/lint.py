@@ -48,6 +48,15 @@ def lint(renderer: Renderer, requests: Sequence[Request], vocabulary: int | None
             "the prompt's rendering does not begin the conversation's: the completion's first tokens are uncertain",
             [not row.clean for row in rendered],
         ),
+        _where(
+            "lost-text",
+            "error",
+            "the chat template drops a message of the question; set scoring.system: merged for one without system role",
+            [
+                request.kind == "generate" and any(turn.content.strip() not in row.text for turn in request.prompt)
+                for request, row in zip(requests, rendered, strict=True)
+            ],
+        ),
         _where("truncated", "warning", _cut(renderer, rendered), [row.truncated for row in rendered]),
         _where(
             "vocabulary",

@@ -112,8 +112,7 @@ class ModelSpec:
     `weights` and `tokenizer_files` name content (`sha256:...` of local files, `hub:owner/name@commit`), so a
     moved folder keeps its scores and a changed one loses them. `environment` holds the versions of the
     libraries that compute. `chat_template` is the template's text, None for the tokenizer's own, or for
-    `fallback_template` where the tokenizer has none. `protocol` says whose
-    token rules hold where the reference's have known defects (docs/parity.md).
+    `fallback_template` where it has none. `protocol` says whose rules hold where the reference's have known defects.
     """
 
     name: str = field(metadata=NOT_IDENTITY)
@@ -275,6 +274,8 @@ class FamilyModule(Protocol):
     For the transformers engine a family may offer three functions more, which import torch inside:
     `config(spec)`, the checkpoint's configuration where `AutoConfig` does not know it; `render(renderer, request)`,
     token ids by rules of its own; `head(spec, config)`, a `workers.heads.Head` that reads the checkpoint's own head.
+    Any family may offer `unreadable`, with the arguments of `values`: whether a text holds no answer, to be counted;
+    and, for ensembles, `OF_A_MEMBER`: the keys of `SCORING` that each member chooses for itself.
     """
 
     VERSION: str
@@ -288,8 +289,10 @@ class FamilyModule(Protocol):
     ) -> list[tuple[int, Request]]:
         """The requests behind one score a response, each with the position of its stream in `Model.streams`."""
 
-    def values(self, model: Model, measurements: Sequence[Measurement]) -> list[float]:
-        """One score a response, from the measurements of `wanted` in the same order."""
+    def values(
+        self, model: Model, measurements: Sequence[Measurement], prompt: tuple[Message, ...], responses: tuple[str, ...]
+    ) -> list[float]:
+        """One score a response, from the measurements of `wanted` in the same order and what `wanted` was given."""
 
 
 def token_hash(ids: Sequence[int]) -> str:

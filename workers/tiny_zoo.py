@@ -188,16 +188,25 @@ def _for_both_versions(folder: Path, kind: Architecture) -> None:
 
 def main() -> None:
     """Build a small zoo and one model file for each of its checkpoints."""
+    from workers import tiny_judge  # which builds on this file
+
     parser = argparse.ArgumentParser(description="Build tiny reward models and their model files.")
     parser.add_argument("folder", type=Path, help="gets zoo/<name>/ and conf/model/<name>.yaml")
     folder = parser.parse_args().folder.resolve()
     (models := folder / "conf" / "model").mkdir(parents=True, exist_ok=True)
-    entries = {
+    entries: dict[str, dict[str, Any]] = {
         f"tiny-{architecture}": {"path": _built(folder / "zoo", architecture), "family": "scalar"}
         for architecture in ("llama", "gpt-neox", "bert")
     }
     policy, reference = (_built(folder / "zoo", "llama", causal=True, seed=seed) for seed in (0, 1))
     entries["tiny-dpo"] = {"path": policy, "reference": reference, "family": "dpo"}
+    judge = tiny_judge.build(folder / "zoo" / "tiny-judge")
+    entries["tiny-judge"] = {
+        "path": judge,
+        "family": "judge",
+        "engine": "transformers",
+        "options": "{max_new_tokens: 8}",
+    }
     for name, entry in entries.items():
         lines = "".join(f"  {key}: {value}\n" for key, value in entry.items())
         (models / f"{name}.yaml").write_text(f"# @package models\n{name}:\n{lines}", encoding="utf-8")

@@ -31,7 +31,12 @@ def wanted(model: Model, prompt: tuple[Message, ...], responses: tuple[str, ...]
     return [(stream, request) for stream in range(len(model.streams)) for request in asked]
 
 
-def values(model: Model, measurements: Sequence[Measurement]) -> list[float]:
+def values(
+    model: Model,
+    measurements: Sequence[Measurement],
+    prompt: tuple[Message, ...] = (),
+    responses: tuple[str, ...] = (),
+) -> list[float]:
     """The rewards in nats; responses of the very same tokens share one, so that they tie."""
     rewards: dict[str, float] = {}
     if len(model.streams) == 1:

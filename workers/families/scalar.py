@@ -19,7 +19,12 @@ def wanted(model: Model, prompt: tuple[Message, ...], responses: tuple[str, ...]
     return [(0, Request("reward", prompt, (response,))) for response in responses]
 
 
-def values(model: Model, measurements: Sequence[Measurement]) -> list[float]:
+def values(
+    model: Model,
+    measurements: Sequence[Measurement],
+    prompt: tuple[Message, ...] = (),
+    responses: tuple[str, ...] = (),
+) -> list[float]:
     """The rewards; responses of which the model saw the very same tokens share one, so that they tie.
 
     Two passes over the same tokens can differ in the last bits where their batches differed.
