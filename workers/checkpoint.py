@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from workers import plugins
@@ -53,6 +56,24 @@ def config_of(spec: ModelSpec, kind: str) -> Any:
     return config
 
 
+def raw_config(spec: ModelSpec) -> Mapping[str, Any]:
+    """The values of `config.json` as they stand there: transformers drops or renames some.
+
+    `ModelError` where the checkpoint has no such file.
+    """
+    return _values(spec.path, spec.revision, spec.name)
+
+
+@lru_cache(maxsize=8)
+def _values(path: str, revision: str | None, name: str) -> Mapping[str, Any]:
+    from transformers.utils.hub import cached_file
+
+    with boundary(ModelError, f"model {name!r}: cannot read the configuration of {path}"):
+        file = Path(str(cached_file(path, "config.json", revision=revision)))
+        found: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
 def text_config(config: Any) -> Any:
     """The part of a configuration that describes the language model."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -84,12 +105,19 @@ def weights_of(spec: ModelSpec, config: Any, kind: str) -> Any:
     return load(spec, config, CLASSES[kind], NAMES[kind])
 
 
-def load(spec: ModelSpec, config: Any, auto: str, what: str, renames: Mapping[str, str] | None = None) -> Any:
+def load(
+    spec: ModelSpec,
+    config: Any,
+    auto: str,
+    what: str,
+    renames: Mapping[str, str] | None = None,
+    state: Mapping[str, Any] | None = None,
+) -> Any:
     """The weights of a checkpoint in a class of transformers, in `spec.dtype` and eval mode.
 
-    `renames` maps patterns of the checkpoint's parameter names to the class's. Parameters of the file that the class
-    does not have are left to `tensors`; `ModelError` where the file lacks one that the class has: then the checkpoint
-    is not `what`.
+    `renames` maps patterns of the checkpoint's parameter names to the class's; `state` holds the tensors themselves by
+    the class's names, where the checkpoint packs them otherwise. Parameters of the file that the class does not have
+    are left to `tensors`; `ModelError` where the file lacks one that the class has: then the checkpoint is not `what`.
     """
     import torch
     import transformers
@@ -99,9 +127,11 @@ def load(spec: ModelSpec, config: Any, auto: str, what: str, renames: Mapping[st
     arguments: dict[str, Any] = {"attn_implementation": spec.attention} if spec.attention else {}
     if renames:
         arguments["key_mapping"] = dict(renames)
+    if state is not None:
+        arguments["state_dict"] = dict(state)
     with boundary(ModelError, f"model {spec.name!r}: cannot load {spec.path}"):
         model, info = getattr(transformers, auto).from_pretrained(
-            spec.path,
+            spec.path if state is None else None,
             revision=spec.revision,
             config=config,
             dtype=getattr(torch, spec.dtype),
@@ -116,19 +146,22 @@ def load(spec: ModelSpec, config: Any, auto: str, what: str, renames: Mapping[st
     return model.eval()
 
 
-def tensors(spec: ModelSpec, prefix: str, what: str) -> dict[str, Any]:
+def tensors(
+    spec: ModelSpec, prefix: str, what: str, file: str | None = None, *, as_stored: bool = False, required: bool = True
+) -> dict[str, Any]:
     """A checkpoint's own tensors whose names begin with `prefix`, by name, on the CPU in float32.
 
-    Reads safetensors, or PyTorch's files where `allow_pickle` permits (tensors only, nothing is executed).
-    `ModelError` where there is none: then the checkpoint is not `what`.
+    They are sought in the weights, or in one other `file` of the checkpoint: safetensors, or PyTorch's files where
+    `allow_pickle` permits (tensors only, nothing is executed). `as_stored` leaves their dtype as it is. `ModelError`
+    where there is none, unless they are not `required`: then the checkpoint is not `what`.
     """
     found: dict[str, Any] = {}
     with boundary(ModelError, f"model {spec.name!r}: cannot read the tensors of {spec.path}"):
-        for file in _files(spec, prefix):
-            found |= _read(file, prefix)
-    if not found:
+        for path in _files(spec, prefix) if file is None else _beside(spec, file, what):
+            found |= _read(path, prefix)
+    if not found and required:
         raise _lacks(spec, what, [f"{prefix}*"])
-    return {name: tensor.float() for name, tensor in found.items()}
+    return found if as_stored else {name: tensor.float() for name, tensor in found.items()}
 
 
 def file_of(spec: ModelSpec, name: str) -> str | None:
@@ -139,11 +172,21 @@ def file_of(spec: ModelSpec, name: str) -> str | None:
     return str(found) if found is not None else None
 
 
+def _beside(spec: ModelSpec, file: str, what: str) -> list[str]:
+    """The path of a file that holds a head beside the weights; a pickled one needs permission."""
+    if not file.endswith(".safetensors") and not spec.allow_pickle:
+        raise ModelError(
+            f"model {spec.name!r}: {file} of {spec.path} is pickled; set models.{spec.name}.allow_pickle=true "
+            "to read it (tensors only, nothing is executed)"
+        )
+    path = file_of(spec, file)
+    if path is None:
+        raise ModelError(f"model {spec.name!r}: {spec.path} is not {what}: it has no {file}")
+    return [path]
+
+
 def _files(spec: ModelSpec, prefix: str) -> list[str]:
     """The files that hold tensors of that prefix."""
-    import json
-    from pathlib import Path
-
     names = ("model.safetensors", *(("pytorch_model.bin",) if spec.allow_pickle else ()))
     for name in names:
         if (index := file_of(spec, f"{name}.index.json")) is not None:

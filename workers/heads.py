@@ -171,9 +171,42 @@ def linear(weights: Mapping[str, Any], name: str) -> Any:
     return layer.eval().requires_grad_(False)
 
 
+def stack(weights: Mapping[str, Any], prefix: str, activation: Callable[[], Any]) -> Any:
+    """The layers `<prefix>.<number>` as the checkpoint numbers them, in float32; [rows, in] to [rows, out].
+
+    A matrix is a linear layer, and all but the last are followed by `activation`; what has a running mean is a batch
+    normalisation, with the moments of its training.
+    """
+    import torch
+
+    numbers = sorted({int(name[len(prefix) + 1 :].split(".")[0]) for name in weights if name.startswith(f"{prefix}.")})
+    layers: list[Any] = []
+    for number in numbers:
+        name = f"{prefix}.{number}"
+        if f"{name}.running_mean" in weights:
+            layers.append(batch_norm(weights, name))
+        else:
+            layers += [linear(weights, name), *([activation()] if number != numbers[-1] else [])]
+    return torch.nn.Sequential(*layers).eval()
+
+
+def batch_norm(weights: Mapping[str, Any], name: str) -> Any:
+    """The normalisation of `<name>.weight`, `.bias`, `.running_mean` and `.running_var`, in float32 and eval mode."""
+    import torch
+
+    layer = torch.nn.BatchNorm1d(weights[f"{name}.weight"].shape[0])
+    own = {part: weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
+    layer.load_state_dict(own, strict=False)
+    return layer.eval().requires_grad_(False)
+
+
 def states(model: Any, inputs: Mapping[str, Any], positions: Sequence[int]) -> Any:
     """The last hidden states at one position a row, float32, shape [rows, hidden size]."""
-    hidden = model(**inputs).last_hidden_state
+    return at(model(**inputs).last_hidden_state, positions)
+
+
+def at(hidden: Any, positions: Sequence[int]) -> Any:
+    """What stands at one position a row: [rows, length, size] to [rows, size], in float32."""
     return hidden[list(range(len(positions))), list(positions)].float()
 
 
@@ -191,18 +224,22 @@ def before_first_pad(rows: Sequence[Rendered], pad: int) -> list[int]:
     return [(row.ids.index(pad) - 1) % len(row.ids) if pad in row.ids else len(row.ids) - 1 for row in rows]
 
 
-class LinearHead:
-    """The commonest head of its own: one linear layer on the last attended position.
+class OneLayer:
+    """The commonest head of its own: the first output of one linear layer on the last attended position."""
 
-    `layer` is its name in the checkpoint.
-    """
+    def __init__(self, model: Any, layer: Any) -> None:
+        self.model = model
+        self.model.add_module("reward_head", layer)
+
+    def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
+        """One score a row."""
+        scores = self.model.reward_head(states(self.model, inputs, last_attended(rows)))[:, 0]
+        return list(map(Answer, scores.cpu().tolist()))
+
+
+class LinearHead(OneLayer):
+    """One layer of the checkpoint's weights on its body; `layer` is its name there."""
 
     def __init__(self, spec: ModelSpec, config: Any, layer: str, renames: Mapping[str, str] | None = None) -> None:
         what = f"a model of family {spec.family!r}"
-        self.model: Any = body(spec, config, what, renames)
-        self.model.add_module("reward_head", linear(tensors(spec, f"{layer}.", what), layer))
-
-    def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
-        """The first output of the layer."""
-        scores = self.model.reward_head(states(self.model, inputs, last_attended(rows)))[:, 0]
-        return list(map(Answer, scores.cpu().tolist()))
+        super().__init__(body(spec, config, what, renames), linear(tensors(spec, f"{layer}.", what), layer))
