@@ -177,11 +177,10 @@ def _compare(model: Model, rows: Sequence[Example], one: Scored, other: Scored) 
     module = family(model.family)
     flips = 0
     for need in wanted(model, rows):
-        made = [
-            credit(Judged(need.example, tuple(module.values(model, [scored[s][r.digest] for s, r in need.requests]))))
-            for scored in (one, other)
-        ]
-        flips += made[0] != made[1]
+        row, shared = need.example, module.TIES == "share"
+        found = [[scored[stream][request.digest] for stream, request in need.requests] for scored in (one, other)]
+        made = [Judged(row, tuple(module.values(model, each, row.prompt, row.responses)), shared) for each in found]
+        flips += credit(made[0]) != credit(made[1])
     return max(differences), flips
 
 

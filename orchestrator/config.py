@@ -13,7 +13,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from workers import plugins
 from workers.errors import InputError, first_line
-from workers.protocol import is_name
 
 KEYS = (
     "benchmarks",
@@ -137,7 +136,7 @@ def _names(values: Any) -> tuple[str, ...] | None:
     if not names:
         raise InputError("benchmarks=[]: name at least one, for example benchmarks=[rewardbench]")
     for name in names:
-        if not is_name(name):
+        if not plugins.is_name(name):
             raise InputError(f"benchmarks: {name!r} is not a name")
     return tuple(dict.fromkeys(names))
 

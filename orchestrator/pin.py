@@ -16,7 +16,7 @@ from orchestrator.choose import engine_of
 from workers import plugins
 from workers.actor import environment
 from workers.errors import InputError, ModelError
-from workers.protocol import Model, ModelSpec, is_name
+from workers.protocol import Model, ModelSpec
 from workers.templates import named_template
 
 CHOICES = {
@@ -198,7 +198,7 @@ def cuda_here() -> bool:
 def _check(name: str, entry: Mapping[str, Any]) -> None:
     """Keys and types of a model's file."""
     key = f"models.{name}"
-    if not is_name(name):
+    if not plugins.is_name(name):
         raise InputError(f"{key}: a model's name may hold letters, digits and . _ + - only")
     for field in entry:
         if field not in KEYS:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers import errors
+from workers.plugins import is_name
 from workers.protocol import (
     Message,
     ModelSpec,
@@ -19,7 +20,6 @@ from workers.protocol import (
     Request,
     Shard,
     digest,
-    is_name,
     measure,
     measurement_key,
     token_hash,

@@ -147,19 +147,19 @@ def load(
 
 
 def tensors(
-    spec: ModelSpec, prefix: str, what: str, file: str | None = None, *, as_stored: bool = False
+    spec: ModelSpec, prefix: str, what: str, file: str | None = None, *, as_stored: bool = False, required: bool = True
 ) -> dict[str, Any]:
     """A checkpoint's own tensors whose names begin with `prefix`, by name, on the CPU in float32.
 
     They are sought in the weights, or in one other `file` of the checkpoint: safetensors, or PyTorch's files where
     `allow_pickle` permits (tensors only, nothing is executed). `as_stored` leaves their dtype as it is. `ModelError`
-    where there is none: then the checkpoint is not `what`.
+    where there is none, unless they are not `required`: then the checkpoint is not `what`.
     """
     found: dict[str, Any] = {}
     with boundary(ModelError, f"model {spec.name!r}: cannot read the tensors of {spec.path}"):
         for path in _files(spec, prefix) if file is None else _beside(spec, file, what):
             found |= _read(path, prefix)
-    if not found:
+    if not found and required:
         raise _lacks(spec, what, [f"{prefix}*"])
     return found if as_stored else {name: tensor.float() for name, tensor in found.items()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import re
 from types import ModuleType
 
 from workers.errors import InputError
@@ -43,3 +44,8 @@ def unknown(name: str, known: list[str], kind: str) -> str:
     hint = f"did you mean {close[0]!r}? " if close else ""
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return f"unknown {kind} {name!r}: {hint}available: {', '.join(known[:LISTED]) or 'none'}{more}"
+
+
+def is_name(text: str) -> bool:
+    """Whether a model or run name is safe as a file name and on a page: no path, no control characters."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", text) is not None

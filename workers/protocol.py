@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -298,8 +297,3 @@ class FamilyModule(Protocol):
 def token_hash(ids: Sequence[int]) -> str:
     """Hash of token ids: the proof of what the model saw."""
     return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in ids)).hexdigest()[:32]
-
-
-def is_name(text: str) -> bool:
-    """Whether a model or run name is safe as a file name and on a page: no path, no control characters."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", text) is not None
