@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED) ## score five tiny models and three baselines on the shipped pairs, with a leaderboard at the end
 	$(BIN)/python -m workers.tiny_zoo $(DEMO)
 	$(BIN)/rewardsweep run --config-dir $(DEMO)/conf store=$(DEMO)/store benchmarks=[demo] \
-	  'model=[longest,shortest,random,tiny-llama,tiny-gpt-neox,tiny-bert,tiny-dpo,tiny-judge]'
+	  'model=[longest,shortest,random,tiny-llama,tiny-gpt-neox,tiny-bert,tiny-dpo,tiny-pairrm,tiny-judge]'
 
 test: $(INSTALLED) ## run the whole test suite
 	$(BIN)/python -m pytest

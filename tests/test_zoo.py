@@ -13,10 +13,11 @@ from orchestrator.paths import CONF_DIR
 from orchestrator.pin import check_entry
 from tests.conftest import Cli
 from tests.test_verdicts import MODIFIERS
+from workers import plugins
 
 FILES = sorted((CONF_DIR / "model").glob("*.yaml"))
 SUITES = sorted((CONF_DIR / "suite").glob("*.yaml"))
-LARGEST = 34
+CARD = 35
 """Billions of parameters: what one 80 GB card holds in 16 bits."""
 
 
@@ -56,33 +57,45 @@ def test_suites_hold_what_they_say() -> None:
     suites = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"][0] for path in SUITES}
     named = {name: set(default["override /model"]) for name, default in suites.items()}
     entries = {path.stem: entry(path) for path in FILES}
-    assert named["classifiers"] == {name for name, values in entries.items() if values["family"] == "scalar"}
-    assert named["judges"] == {name for name, values in entries.items() if values["family"] == "judge"}
-    assert named["dpo"] == {name for name, values in entries.items() if values["family"] == "dpo"}
-    small = {
+    published = {name for name, values in entries.items() if values["family"] != "baseline"}
+    kinds = {name: plugins.resolve("workers.families", entries[name]["family"]).KIND for name in published}
+    assert named["all"] == published
+    assert named["classifiers"] == {name for name in published if kinds[name] in ("reward", "preference")}
+    assert named["judges"] == {name for name in published if kinds[name] == "generate"}
+    assert named["dpo"] == {name for name in published if kinds[name] == "logprob"}
+    assert named["small"] == {
         name
-        for name, values in entries.items()
-        if values["family"] != "judge" and values.get("size", 99) <= 9 and not values.get("trust_remote_code", False)
+        for name in published - named["judges"]
+        if entries[name].get("size", 99) <= 9 and not entries[name].get("trust_remote_code", False)
     }
-    assert named["small"] == small
+    assert named["rewardbench-v1"] < named["all"]
+    assert not {name for name in named["rewardbench-v1"] if "Llama-3_1" in name}, "of a later year"
 
 
 def test_the_files_agree_with_the_references_list(shared: Path) -> None:
-    """Every plain classifier and implicit reward of the list, up to the size of one card, with its facts."""
+    """Every classifier and implicit reward of the list, with its facts; one entry of it is not a public model."""
     models = yaml.safe_load((shared / "reference" / "models.yaml").read_text(encoding="utf-8"))["models"]
-    plain = [model for model in models if model["custom_family"] in ("default", "default_remote_code", "dpo")]
-    wanted = {model["id"]: model for model in plain if (model["params_billion"] or 1000) <= LARGEST}
-    ours = {values["path"]: values for values in map(entry, FILES) if values["family"] in ("scalar", "dpo")}
+    wanted = {model["id"]: model for model in models if not model["custom_family"].startswith("judge")}
+    del wanted["allenai/open_instruct_dev"]
+    ours = {
+        values["path"]: values
+        for values in map(entry, FILES)
+        if values["family"] not in ("judge", "baseline", "nemotron")
+    }
     assert ours.keys() == wanted.keys()
+    general = {"default": "scalar", "default_remote_code": "scalar", "dpo_mixtral": "dpo"}
     for path, values in ours.items():
         facts = wanted[path]
+        assert values["family"] == general.get(facts["custom_family"], facts["custom_family"])
         assert values.get("reference") == facts["ref_model"]
-        assert values["family"] == ("dpo" if facts["custom_family"] == "dpo" else "scalar")
         assert values["size"] == facts["params_billion"]
         assert values.get("fallback_template") == facts["chat_template"]
-        assert values.get("dtype") == facts["torch_dtype"]
-        assert values.get("attention") == facts["attn_implementation"]
-        assert values.get("trust_remote_code", False) == facts["trust_remote_code"]
+        if values["family"] in ("scalar", "dpo"):  # the reference's classes of other heads have settings of their own
+            assert values.get("dtype") == facts["torch_dtype"]
+            assert values.get("attention") == facts["attn_implementation"]
+        assert values.get("gpus", 1) * CARD >= values["size"], "16 bits a parameter on 80 GB cards"
+        if not values.get("trust_remote_code", False):
+            assert not facts["trust_remote_code"] or values["family"] != "scalar"
 
 
 def test_local_judges_agree_with_the_references_list(shared: Path) -> None:

@@ -188,7 +188,7 @@ def _for_both_versions(folder: Path, kind: Architecture) -> None:
 
 def main() -> None:
     """Build a small zoo and one model file for each of its checkpoints."""
-    from workers import tiny_judge  # which builds on this file
+    from workers import tiny_judge, tiny_pairs  # which build on this file
 
     parser = argparse.ArgumentParser(description="Build tiny reward models and their model files.")
     parser.add_argument("folder", type=Path, help="gets zoo/<name>/ and conf/model/<name>.yaml")
@@ -207,6 +207,7 @@ def main() -> None:
         "engine": "transformers",
         "options": "{max_new_tokens: 8}",
     }
+    entries["tiny-pairrm"] = {"path": tiny_pairs.build_pairrm(folder / "zoo" / "tiny-pairrm"), "family": "pairrm"}
     for name, entry in entries.items():
         lines = "".join(f"  {key}: {value}\n" for key, value in entry.items())
         (models / f"{name}.yaml").write_text(f"# @package models\n{name}:\n{lines}", encoding="utf-8")
