@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from orchestrator.choose import is_installed
 from orchestrator.pin import pin_model
 from workers import plugins
 from workers.engines import transformers as engine
 from workers.errors import ModelError, OutOfMemory
 from workers.protocol import Message, ModelSpec, Request
 
-ENGINES = plugins.available("workers.engines")
+ENGINES = [
+    pytest.param(name, marks=pytest.mark.vllm) if name == "vllm" else name
+    for name in plugins.available("workers.engines")
+]
 
 
 def request(response: str, prompt: str = "What is it?") -> Request:
@@ -36,7 +40,9 @@ def pinned(path: Path, **entry: Any) -> ModelSpec:
 def spec(request: pytest.FixtureRequest, checkpoint: Callable[..., Path]) -> ModelSpec:
     if request.param == "baseline":
         return pin_model("null", {"family": "baseline", "options": {"score": "random"}}, cuda=False).streams[0]
-    return pinned(checkpoint("llama"), engine=request.param)
+    if not is_installed(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    return pinned(checkpoint("llama", head_size=32), engine=request.param)
 
 
 def test_engine_conforms(spec: ModelSpec) -> None:
