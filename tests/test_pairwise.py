@@ -146,7 +146,7 @@ def test_a_preference_does_not_depend_on_its_batch(family: str, build: Build) ->
     spec, pairs = pinned(build(family), family), made_up()
     alone = margins(spec, pairs)
     batched = margins(replace(spec, token_budget=20_000), pairs)
-    assert batched == pytest.approx(alone, abs=1e-5, rel=1e-5)
+    assert batched == pytest.approx(alone, abs=1e-4)
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def test_a_model_that_needs_more_gpus_than_there_are_fails_alone(
         "model=[longest]",
         f"+models.big.path={checkpoint('llama')}",
         "+models.big.family=scalar",
-        "+models.big.gpus=8",
+        "+models.big.gpus=1",
         "+models.big.dtype=bfloat16",
         "device=cuda",
         "benchmarks=[pairs]",
@@ -88,7 +88,7 @@ def test_a_model_that_needs_more_gpus_than_there_are_fails_alone(
         f"store={tmp_path / 'store'}",
     )
     assert done.returncode == 1
-    assert "needs 8 GPUs" in done.stderr
+    assert "needs 1 GPUs, the cluster has 0" in done.stderr
     assert "longest" in done.stdout
 
 
