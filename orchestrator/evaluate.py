@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 
-from orchestrator import driver, provenance, records, tables
+from orchestrator import costs, driver, provenance, records, tables
 from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
 from orchestrator.driver import Pool
@@ -66,7 +66,7 @@ def run(settings: Settings) -> int:
         records.save_run(store, record)
         outcome = _execute(todo, pool) if pool is not None else _nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
-        outcome = replace(outcome, failures=(*outcome.failures, *refused))
+        outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=_costs(store, todo))
         records.save_outcome(store, run_id, outcome)
     if outcome.state != "done":
         return _stopped(settings, outcome)
@@ -206,6 +206,16 @@ def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
     failed = sum(failure.rows for failure in failures)
     account = Account(todo.total, scored, todo.total - todo.owed, failed, todo.owed - scored - failed)
     return Outcome(state, provenance.now(), account, tuple(failures))
+
+
+def _costs(store: Store, todo: Plan) -> tuple[costs.Cost, ...]:
+    """What endpoints were asked for in this run, said aloud."""
+    paid = tuple(
+        costs.cost(stream, store.read(stream.spec.fingerprint).rows) for stream in costs.owed_to_endpoints(todo)
+    )
+    for cost in paid:
+        say(f"cost: {cost}")
+    return paid
 
 
 def _stopped(settings: Settings, outcome: Outcome) -> int:

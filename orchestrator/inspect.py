@@ -61,6 +61,7 @@ def _run_json(run: Run) -> dict[str, Any]:
         "asked": run.asked,
         "account": asdict(outcome.account) if outcome else None,
         "failures": [asdict(failure) for failure in outcome.failures] if outcome else [],
+        "costs": [asdict(cost) for cost in outcome.costs] if outcome else [],
     }
 
 

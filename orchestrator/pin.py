@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator import checkpoints
 from orchestrator.checkpoints import DTYPES, Pinned
-from orchestrator.choose import engine_of
+from orchestrator.choose import AUTO, engine_of
 from workers import plugins
 from workers.actor import environment
 from workers.errors import InputError, ModelError
@@ -42,7 +42,7 @@ COPIED = (
     "options",
     "token_budget",
 )
-KEYS = {*CHOICES, *TEXTS, *SWITCHES, *COUNTS, *MAPPINGS, "reference", "size"}
+KEYS = {*CHOICES, *TEXTS, *SWITCHES, *COUNTS, *MAPPINGS, "endpoint", "reference", "size"}
 OF_THE_REFERENCE = (
     "path",
     "revision",
@@ -64,6 +64,7 @@ def check_entry(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
     _check(name, entry)
     for field in TEMPLATES:
         _template(name, field, entry)
+    _endpoint(name, entry)
     scoring = _scoring(name, entry, _plugin(name, "family", "workers.families", entry["family"]))
     return scoring if entry.get("members") is None else {**scoring, "members": _member_scorings(name, entry)}
 
@@ -143,7 +144,13 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
         versions = environment(engine.PACKAGES)
     except ModelError as error:
         raise InputError(f"model {name!r}: engine {engine_name}: {error}") from error
-    weights = checkpoints.weights(name, entry) if engine.NEEDS_WEIGHTS else Pinned(f"builtin:{name}", None, "none")
+    endpoint = _endpoint(name, entry)
+    if engine.NEEDS_WEIGHTS:
+        weights = checkpoints.weights(name, entry)
+    elif endpoint:
+        weights = Pinned(entry["path"], None, f"endpoint:{entry['path']}@{endpoint['serves']}")
+    else:
+        weights = Pinned(f"builtin:{name}", None, "none")
     source = entry.get("tokenizer")
     tokenizer = checkpoints.tokenizer(name, "tokenizer", source, entry.get("tokenizer_revision")) if source else None
     gpus = entry.get("gpus", 1) if cuda and engine.NEEDS_WEIGHTS else 0
@@ -167,8 +174,20 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
         trust_remote_code=bool(entry.get("trust_remote_code", False)),
         allow_pickle=bool(entry.get("allow_pickle", False)),
         gpus=gpus,
+        endpoint=endpoint,
         **{key: entry[key] for key in COPIED if entry.get(key) is not None},
     )
+
+
+def _endpoint(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the model answers, checked; empty for one that is loaded here."""
+    given = entry.get("engine") or AUTO
+    engine: Any = None if given == AUTO else _plugin(name, "engine", "workers.engines", given)
+    if hasattr(engine, "endpoint"):
+        return dict(engine.endpoint(name, entry))
+    if entry.get("endpoint") is not None:
+        raise InputError(f"models.{name}.endpoint: only a model that is not loaded here has one; add engine: openai")
+    return {}
 
 
 def _scoring(name: str, entry: Mapping[str, Any], family: Any) -> Mapping[str, Any]:
@@ -225,6 +244,11 @@ def _problem(field: str, value: Any) -> str | None:
             ("reference",),
             value is None or isinstance(value, str | Mapping),
             "must be a folder or hub id, or hold keys such as path and revision",
+        ),
+        (
+            ("endpoint",),
+            value is None or isinstance(value, str | Mapping),
+            "must be an address or a provider's name, or hold keys such as url and key",
         ),
     )
     return next((problem for fields, fine, problem in rules if field in fields and not fine), None)

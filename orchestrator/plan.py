@@ -15,6 +15,9 @@ from orchestrator.benchmarks import Example
 from workers import plugins
 from workers.protocol import FamilyModule, Model, ModelSpec, Request, Shard
 
+ENDPOINT_ROWS = 64
+"""Requests a shard at most where each is paid for: a lost worker loses what it has not written."""
+
 Asked = Mapping[str, tuple[Request, str]]
 """Requests by digest, each with the first place where it occurs, as `benchmark/subset`."""
 
@@ -130,6 +133,7 @@ def _stream_plan(
 ) -> StreamPlan:
     """One stream's debt, its requests sorted by length so that a shard holds like with like."""
     owed = sorted((asked[name][0] for name in asked.keys() - present), key=_longest_first)
+    shard_rows = min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows
     shards = tuple(
         Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, tuple(owed[start : start + shard_rows]))
         for number, start in enumerate(range(0, len(owed), shard_rows))

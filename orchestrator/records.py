@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.benchmarks import Example, data_hash
+from orchestrator.costs import Cost
 from orchestrator.stores import Store
 from workers.errors import StoreError
 from workers.protocol import Message, Model, ModelSpec
@@ -59,12 +60,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `done`, `interrupted` or `aborted`."""
+    """How a run ended: `done`, `interrupted` or `aborted`; what it paid to endpoints."""
 
     state: str
     ended: str
     account: Account
     failures: tuple[Failure, ...]
+    costs: tuple[Cost, ...] = ()
 
 
 def save_run(store: Store, run: Run) -> None:
@@ -136,7 +138,8 @@ def _parse_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
 
 def _outcome(values: Mapping[str, Any]) -> Outcome:
     failures = tuple(Failure(**failure) for failure in values["failures"])
-    return Outcome(values["state"], values["ended"], Account(**values["account"]), failures)
+    costs = tuple(Cost(**cost) for cost in values.get("costs", ()))
+    return Outcome(values["state"], values["ended"], Account(**values["account"]), failures, costs)
 
 
 def latest_models(runs: Sequence[Run], benchmark: str) -> dict[str, Model]:

@@ -296,5 +296,5 @@ class Scheduler:
     def _wants_worker(self, stream: StreamState, workers: int) -> bool:
         if workers == 0:
             return bool(stream.pending)
-        loads = stream.linted and stream.loads < self.limits.max_attempts
+        loads = stream.linted and stream.loads < self.limits.max_attempts and not stream.spec.endpoint
         return loads and len(stream.pending) > self.limits.replica_shards * workers

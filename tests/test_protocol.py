@@ -73,6 +73,7 @@ NOT_IDENTITY: dict[str, Any] = {
     "allow_pickle": True,
     "gpus": 4,
     "token_budget": 4096,
+    "endpoint": {"url": "https://one"},
 }
 """Another value for each field that cannot: a new field belongs into one of the two tables."""
 

@@ -6,10 +6,15 @@ import gzip
 import importlib.util
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,7 @@ import pytest
 
 from orchestrator.benchmarks import find
 from tests.conftest import ROOT, SHARED
-from workers import plugins, tiny_zoo
+from workers import plugins, tiny_judge, tiny_zoo
 from workers.errors import ModelError
 from workers.protocol import Kind, Message, ModelSpec, Output, Request
 
@@ -31,6 +36,7 @@ TOLERANCE = 1e-3
 """Of a reward, and of a log-probability in nats a token."""
 STEP = 7
 HEAD = 32
+SERVER_SECONDS = 180
 MARK = "REWARDSWEEP_TEST_MARK"
 
 
@@ -207,6 +213,79 @@ def test_inside_ray_actors_the_leaderboard_is_the_same(zoo: Path, pairs: Path, t
             for found in (ours, theirs)
         ]
         assert verdicts[0] == verdicts[1]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A judge that always prefers the response it is shown first."""
+    return tiny_judge.build(tmp_path_factory.mktemp("vllm-judge") / "judge", head_size=HEAD)
+
+
+def test_a_judge_inside_a_ray_actor_and_behind_a_server(
+    judge: Path, pairs: Path, tmp_path: Path, server: Callable[[Path], str]
+) -> None:
+    """One judge in three engines: the same texts, the same table."""
+    url = server(judge)
+    words = ["run", "benchmarks=[pairs]", f"data.pairs={pairs}", f"store={tmp_path / 's'}", "device=cpu", "workers=1"]
+    engines = {"transformers": (), "vllm": (), "openai": (f"endpoint.url={url}", "endpoint.concurrency=16")}
+    for name, more in engines.items():
+        path = "judge" if name == "openai" else str(judge)
+        keys = (f"path={path}", "family=judge", f"engine={name}", "options={max_new_tokens:4}", *more)
+        words += [f"+models.{name}.{key}" for key in keys]
+    done = rewardsweep(*words, "output=json")
+    assert done.returncode == 0, done.stderr[-3000:]
+    boards = {model["name"]: model for model in json.loads(done.stdout)["models"]}
+    rows = len(pairs.read_text(encoding="utf-8").splitlines())
+    assert f"cost: openai: {rows} answers, " in done.stderr
+    for found in boards.values():
+        assert (found["rows"], found["rows_missing"], found["unparsed"]) == (rows, 0, 0)
+        assert found["subsets"] == boards["transformers"]["subsets"]
+    lines = rewardsweep("scores", f"store={tmp_path / 's'}", "output=jsonl").stdout.splitlines()
+    texts: dict[str, list[Any]] = {}
+    for line in map(json.loads, lines):
+        texts.setdefault(line["model"], []).append((line["id"], line["response"], line["score"], line["texts"]))
+    assert texts["transformers"] == texts["vllm"] == texts["openai"]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+    """Starts vLLM's own OpenAI-compatible server on loopback; its address."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(folder: Path) -> str:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        options = ["--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
+        options += ["--enforce-eager"]
+        module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), *options]
+        log = (tmp_path / "server.log").open("wb")
+        settings = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        processes.append(
+            subprocess.Popen(
+                module, env={**os.environ, **settings}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        )
+        deadline = time.monotonic() + SERVER_SECONDS
+        while time.monotonic() < deadline and processes[-1].poll() is None:
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return f"http://127.0.0.1:{port}/v1"
+            time.sleep(1)
+        raise AssertionError((tmp_path / "server.log").read_text(encoding="utf-8")[-3000:])
+
+    yield start
+    for process in processes:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_check_compares_both_engines(zoo: Path) -> None:
+    words = [f"+models.m.path={zoo / 'reward'}", "+models.m.family=scalar", "device=cpu", "output=json"]
+    done = rewardsweep("check", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    compared = {found["what"]: found for found in json.loads(done.stdout)["comparisons"]}
+    assert "transformers and vllm" in compared
+    assert all(found["rows"] == 10 and found["flips"] == 0 for found in compared.values())
 
 
 def rewardsweep(*words: str, mark: str = "") -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from orchestrator.pin import check_entry
 from tests.conftest import Cli
 from tests.test_verdicts import MODIFIERS
 from workers import plugins
+from workers.endpoints import PRESETS
 
 FILES = sorted((CONF_DIR / "model").glob("*.yaml"))
 SUITES = sorted((CONF_DIR / "suite").glob("*.yaml"))
@@ -111,6 +112,15 @@ def test_local_judges_agree_with_the_references_list(shared: Path) -> None:
     for path, values in ours.items():
         modifier = next((modifier for modifier, part in families.items() if part in path), None)
         assert MODIFIERS[values.get("scoring", {}).get("prompt", "mtbench")] == modifier
+
+
+def test_api_judges_agree_with_the_references_list(shared: Path) -> None:
+    """All of them, each at its provider; addresses and keys stand in one place."""
+    listed = yaml.safe_load((shared / "reference" / "models.yaml").read_text(encoding="utf-8"))["models"]
+    wanted = {model["id"]: model["provider"] for model in listed if model["custom_family"] == "judge_api"}
+    ours = {values["path"]: values["endpoint"] for values in map(entry, FILES) if values.get("engine") == "openai"}
+    assert ours == wanted
+    assert set(ours.values()) == PRESETS.keys()
 
 
 def test_a_shipped_name_is_found_and_the_hub_asked_for_it(cli: Cli) -> None:

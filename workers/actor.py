@@ -64,7 +64,7 @@ class Worker:
         with boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
             self._engine = engine.load(self._spec)
         seconds = time.perf_counter() - started
-        self._provenance = {**self._engine_details(), "load_seconds": f"{seconds:.3f}"}
+        self._provenance = {"load_seconds": f"{seconds:.3f}"}
         return seconds
 
     def score(self, shard: Shard) -> ShardReport:
@@ -79,7 +79,7 @@ class Worker:
         rows = [measure(self._spec.fingerprint, request, output) for request, output in pairs]
         tokens = sum(row.num_tokens for row in rows)
         facts = {"compute_seconds": f"{seconds:.3f}", "tokens": str(tokens), "shard": shard.id}
-        self._sink(self._spec, rows, {**self._provenance, **facts})
+        self._sink(self._spec, rows, {**self._engine.details(), **self._provenance, **facts})
         return ShardReport(len(rows), tokens, seconds, sum(row.truncated for row in rows))
 
     def close(self) -> None:
@@ -87,10 +87,6 @@ class Worker:
         if self._engine is not None:
             self._engine.close()
             self._engine = None
-
-    def _engine_details(self) -> dict[str, str]:
-        assert self._engine is not None
-        return self._engine.details()
 
     def _check_environment(self, packages: Sequence[str]) -> None:
         """A score named after other library versions than those that compute it would be a false name."""

@@ -2,8 +2,7 @@
 
 A *request* is the smallest thing an engine is asked for; its answer, stored, is a *measurement*. The key of
 a measurement is the hash of the model's fingerprint and the request's content: it holds no benchmark, row
-number, shard or GPU count, so the same text is scored once wherever it occurs, and a resumed run picks up
-exactly what is missing.
+number, shard or GPU count, so the same text is scored once wherever it occurs, and a resumed run has what is done.
 """
 
 from __future__ import annotations
@@ -142,6 +141,7 @@ class ModelSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     gpus: int = field(default=0, metadata=NOT_IDENTITY)
     token_budget: int | None = field(default=None, metadata=NOT_IDENTITY)
+    endpoint: Mapping[str, Any] = field(default_factory=dict, metadata=NOT_IDENTITY)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -242,7 +242,8 @@ class EngineModule(Protocol):
     """What a file in `workers/engines` offers.
 
     `PACKAGES` are the libraries whose versions are part of a score's identity; `NEEDS_WEIGHTS` tells whether a
-    model must name a checkpoint; `KINDS` are the kinds of requests it can answer.
+    model must name a checkpoint; `KINDS` are the kinds of requests it can answer. One that calls a server offers
+    `endpoint(name, entry)` too: its checked settings.
     """
 
     VERSION: str

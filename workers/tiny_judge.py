@@ -15,13 +15,13 @@ VERDICT = "[[A]]"
 LOGIT = 10.0
 
 
-def build(folder: Path, verdict: str = VERDICT) -> Path:
+def build(folder: Path, verdict: str = VERDICT, head_size: int = 16) -> Path:
     """Write a Llama that answers `verdict` to everything, and return its folder."""
     import torch
     from safetensors.torch import load_file, save_file
     from tokenizers import Tokenizer
 
-    tiny_zoo.build(folder, "llama", causal=True)
+    tiny_zoo.build(folder, "llama", causal=True, head_size=head_size)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_tokens([verdict])
     tokenizer.save(str(folder / "tokenizer.json"))

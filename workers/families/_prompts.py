@@ -64,9 +64,13 @@ def question(prompt: Sequence[Message]) -> str:
     return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in prompt)
 
 
-def merged(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """One user message, the system message before it, for templates that take none."""
-    return (Message("user", "\n\n".join(turn.content for turn in messages if turn.content)),)
+def placed(messages: tuple[Message, ...], system: str) -> tuple[Message, ...]:
+    """The conversation with its system message `separate`, `merged` into the user's, or `dropped`."""
+    if system == "dropped":
+        return tuple(turn for turn in messages if turn.role != "system")
+    if system == "merged":
+        return (Message("user", "\n\n".join(turn.content for turn in messages if turn.content)),)
+    return messages
 
 
 @cache

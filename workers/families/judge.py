@@ -24,7 +24,7 @@ KIND: Kind = "generate"
 TIES = "share"
 SCORING: Mapping[str, tuple[Any, ...]] = {
     "prompt": _prompts.NAMES,
-    "system": ("separate", "merged"),
+    "system": ("separate", "merged", "dropped"),
     "task": ("auto", "pairs", "ratings", "ratings_ties"),
     "orders": ("seeded", "both"),
     "seed": tuple(range(10)),
@@ -106,7 +106,7 @@ def _messages(
         ties = model.scoring.get("task") == "ratings_ties" or len(responses) not in (2, _prompts.RANKED)
         return _prompts.rate(prompt, texts[0], ties)
     messages = _prompts.compare(_choice(model, stream, "prompt"), prompt, texts)
-    return _prompts.merged(messages) if _choice(model, stream, "system") == "merged" else messages
+    return _prompts.placed(messages, _choice(model, stream, "system"))
 
 
 def _choice(model: Model, stream: int, key: str) -> Any:

@@ -1,0 +1,53 @@
+"""Pure: what a run's answers from endpoints cost, from the measurements themselves, so that a resumed run adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.plan import Plan, StreamPlan
+from workers.protocol import Measurement
+
+MILLION = 1e6
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The tokens that a run paid for at one endpoint; `dollars` is None where the model's file has no prices."""
+
+    model: str
+    answers: int
+    refused: int
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float | None
+
+    def __str__(self) -> str:
+        price = "no prices in its file" if self.dollars is None else f"${self.dollars:,.4f}"
+        refused = f", {self.refused} refused" if self.refused else ""
+        return (
+            f"{self.model}: {self.answers} answers{refused}, {self.prompt_tokens:,} prompt tokens, "
+            f"{self.completion_tokens:,} completion tokens: {price}"
+        )
+
+
+def owed_to_endpoints(plan: Plan) -> list[StreamPlan]:
+    """The streams that a run has to pay for."""
+    return [stream for stream in plan.streams.values() if stream.owed and stream.spec.endpoint]
+
+
+def cost(stream: StreamPlan, rows: Mapping[str, Measurement]) -> Cost:
+    """What the answers cost that were owed and are there now; `rows` by request digest."""
+    found = [rows[request.digest] for request in stream.owed if request.digest in rows]
+    asked = sum(row.num_tokens for row in found)
+    written = int(sum(row.extra.get("completion_tokens", 0.0) for row in found))
+    refused = sum("refused" in row.extra for row in found)
+    prices = [stream.spec.endpoint.get(name) for name in ("input_price", "output_price")]
+    return Cost(stream.spec.name, len(found), refused, asked, written, _dollars(prices, (asked, written)))
+
+
+def _dollars(prices: Sequence[float | None], tokens: Sequence[int]) -> float | None:
+    """Prices are dollars per million tokens."""
+    if any(price is None for price in prices):
+        return None
+    return sum((price or 0.0) * count / MILLION for price, count in zip(prices, tokens, strict=True))
