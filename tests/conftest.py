@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,11 @@ def cli(tmp_path: Path) -> Cli:
     home = tmp_path / "cwd"
     home.mkdir()
 
-    def run(*words: str, cwd: Path = home, timeout: int = CLI_SECONDS) -> subprocess.CompletedProcess[str]:
+    def run(
+        *words: str, cwd: Path = home, timeout: int = CLI_SECONDS, settings: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-P", "-m", "orchestrator", *words]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **(settings or {})}
         return subprocess.run(
             command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )

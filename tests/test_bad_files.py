@@ -7,7 +7,9 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -218,6 +220,47 @@ def test_a_model_that_cannot_be_pinned_fails_alone_until_it_can(
     assert again.returncode == 1
     entry = {row["name"]: row for row in json.loads(cli("leaderboard", where[2], "output=json").stdout)["models"]}
     assert (entry["later"]["rows_missing"], entry["later"]["failure"]) == (0, None), "what was scored stays"
+
+
+class GatedHub(BaseHTTPRequestHandler):
+    """A hub with one repository, which gives its files to nobody without a token."""
+
+    def do_GET(self) -> None:
+        known = self.path.startswith("/api/models/org/gated")
+        body = json.dumps({"id": "org/gated", "sha": "a" * 40, "gated": "manual"}).encode() if known else b"restricted"
+        self.send_response(200 if known else 401)
+        if not known:
+            self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *words: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_gated_repository_without_a_token_fails_alone(
+    cli: Cli, tmp_path: Path, write_pairs: Callable[..., Path], device: str
+) -> None:
+    """On GPUs it is seen when the dtype is asked for, else by the worker; the remedy is the same."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), GatedHub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HOME": str(tmp_path / "hf")}
+    words = ["model=[longest]", "+models.gated.path=org/gated", "+models.gated.family=scalar", f"device={device}"]
+    data = f"data.pairs={write_pairs([ROW])}"
+    done = cli("run", *words, data, "pool=local", "store=s", "output=json", settings={**hub, "HF_HUB_OFFLINE": "0"})
+    server.shutdown()
+    server.server_close()
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    found = {model["name"]: model for model in json.loads(done.stdout)["models"]}
+    assert found["longest"]["rows_missing"] == 0
+    for text in (found["gated"]["failure"], done.stderr, cli("status", "store=s").stdout):
+        assert "org/gated" in text
+        assert "a gated repository; accept its terms on the hub and set HF_TOKEN" in text
 
 
 def test_nothing_is_written_where_no_model_can_be_pinned(

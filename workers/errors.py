@@ -46,8 +46,13 @@ class EngineError(ShardError):
     """The engine failed on a shard for another reason."""
 
 
+GATED = "a gated repository; accept its terms on the hub and set HF_TOKEN in the environment of driver and workers"
+
+
 def first_line(error: BaseException) -> str:
-    """What an error says first; its type where it says nothing."""
+    """What an error says first; its type where it says nothing, the remedy where the hub wants a token."""
+    if type(error).__name__ == "GatedRepoError" or "gated repo" in str(error):
+        return GATED
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
