@@ -16,6 +16,7 @@ from workers.errors import InputError, first_line
 
 KEYS = (
     "benchmarks",
+    "compare",
     "data",
     "device",
     "models",
@@ -51,6 +52,7 @@ class Settings:
     workers: int | None
     device: str
     shard_rows: int
+    compare: tuple[str, ...] = ()
 
 
 def settings(config: DictConfig) -> Settings:
@@ -80,6 +82,7 @@ def settings(config: DictConfig) -> Settings:
         workers=_count("workers", values["workers"]) if values["workers"] is not None else None,
         device=values["device"],
         shard_rows=_count("shard_rows", values["shard_rows"]),
+        compare=tuple(dict.fromkeys(map(str, values["compare"] or ()))),
     )
 
 

@@ -51,5 +51,11 @@ def weighted_mean(values: Mapping[str, float], weights: Mapping[str, float]) -> 
     return sum(weights[name] * values[name] for name in present) / total if present else None
 
 
+def normalised(weights: Mapping[str, float]) -> dict[str, float]:
+    """The same proportions, with the sum 1."""
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
 def _subset(row: Judged) -> str:
     return row.example.subset

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator import metrics
-from orchestrator.benchmarks import Example, Judged, Rule
+from orchestrator.benchmarks import OVERALL, Example, Judged, Rule
 from orchestrator.plan import Wanted, family, needs_of
+from orchestrator.statistics import Interval, bootstrap, interval, rank_intervals, sample_of, wilson
 from workers.protocol import Measurement, Model
 
 Lookup = Callable[[str], Mapping[str, Measurement]]
@@ -24,6 +25,11 @@ class Cell:
     accuracy: float | None
     n: int
 
+    @property
+    def interval(self) -> Interval | None:
+        """Wilson's interval of the accuracy."""
+        return None if self.accuracy is None else wilson(self.accuracy * self.n, self.n)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -31,6 +37,9 @@ class Entry:
 
     `rows` counts the benchmark's rows, `rows_missing` those of them without scores; `ties`, `truncated` (a response
     was cut), `not_finite` (a score is NaN or infinite) and `unparsed` (a judge wrote no verdict) count scored rows.
+
+    Of a complete model, `intervals` hold the overall's (`OVERALL`) and the sections', and `ranks` the best and the
+    worst rank that the rows leave open; `tied` says that they do not tell it from the next one.
     """
 
     name: str
@@ -45,6 +54,9 @@ class Entry:
     not_finite: int
     unparsed: int
     failure: str | None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    ranks: tuple[int, int] | None = None
+    tied: bool = False
 
     @property
     def complete(self) -> bool:
@@ -96,16 +108,36 @@ def reduce(
     """The leaderboard of a benchmark under a rule."""
     needs = needs_of([model for model in models if model.streams], examples)
     unscored = [ScoredRow(example, (), None) for example in examples]
-    entries = [
-        _entry(
-            model,
-            rule,
-            score_rows(model, needs[model.asks], lookup) if model.streams else unscored,
-            _failure(model, failures),
-        )
-        for model in models
-    ]
-    return Leaderboard(benchmark, rule.name, data_hash, tuple(sorted(entries, key=_best_first)))
+    scored = {
+        model.name: score_rows(model, needs[model.asks], lookup) if model.streams else unscored for model in models
+    }
+    judged = {model.name: judge(model, scored[model.name]) for model in models}
+    made = [_entry(model, rule, scored[model.name], judged[model.name], _failure(model, failures)) for model in models]
+    entries = _with_intervals(sorted(made, key=_best_first), judged, rule)
+    return Leaderboard(benchmark, rule.name, data_hash, tuple(entries))
+
+
+def judge(model: Model, rows: Sequence[ScoredRow]) -> list[Judged]:
+    """The rows that have their scores, with the family's policy for ties."""
+    shared = family(model.family).TIES == "share"
+    return [Judged(row.example, row.scores, shared) for row in rows if row.scores is not None]
+
+
+def _with_intervals(entries: Sequence[Entry], judged: Mapping[str, Sequence[Judged]], rule: Rule) -> list[Entry]:
+    """The entries, of which the complete ones come first, with what their rows leave open."""
+    whole = [entry for entry in entries if entry.complete and entry.rows]
+    if rule.weights is None or not whole:
+        return list(entries)
+    sizes = {name: cell.n for name, cell in whole[0].subsets.items()}
+    values = bootstrap(sample_of([judged[entry.name] for entry in whole]), rule.weights(sizes))
+    overall, ranks = values[OVERALL], rank_intervals(values[OVERALL])
+    found = []
+    for place, entry in enumerate(whole):
+        gap = interval(overall[place] - overall[place + 1]) if place + 1 < len(whole) else None
+        intervals = {cell: interval(resampled[place]) for cell, resampled in values.items()}
+        tied = gap is not None and gap.low <= 0
+        found.append(replace(entry, intervals=intervals, ranks=ranks[place], tied=tied))
+    return found + list(entries[len(whole) :])
 
 
 def _failure(model: Model, failures: Mapping[str, str]) -> str | None:
@@ -130,9 +162,7 @@ def _scored_row(model: Model, need: Wanted, streams: Sequence[Mapping[str, Measu
     return ScoredRow(need.example, found, tuple(module.values(*row)), unreadable is not None and unreadable(*row))
 
 
-def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], failure: str | None) -> Entry:
-    shared = family(model.family).TIES == "share"
-    judged = [Judged(row.example, row.scores, shared) for row in rows if row.scores is not None]
+def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], judged: Sequence[Judged], failure: str | None) -> Entry:
     sizes = Counter(row.example.subset for row in rows)
     missing = sizes - Counter(row.example.subset for row in judged)
     whole = rule.score([row for row in judged if row.example.subset not in missing])
@@ -171,8 +201,15 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "family": entry.family,
         "overall": entry.overall,
+        "overall_interval": _pair(entry.intervals.get(OVERALL)),
+        "ranks": entry.ranks and list(entry.ranks),
+        "tied_with_next": entry.tied,
         "sections": dict(entry.sections),
-        "subsets": {name: {"accuracy": cell.accuracy, "n": cell.n} for name, cell in entry.subsets.items()},
+        "section_intervals": {name: _pair(entry.intervals.get(name)) for name in entry.sections},
+        "subsets": {
+            name: {"accuracy": cell.accuracy, "n": cell.n, "interval": _pair(cell.interval)}
+            for name, cell in entry.subsets.items()
+        },
         "rows": entry.rows,
         "rows_missing": entry.rows_missing,
         "ties": entry.ties,
@@ -181,3 +218,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "unparsed": entry.unparsed,
         "failure": entry.failure,
     }
+
+
+def _pair(found: Interval | None) -> list[float] | None:
+    return None if found is None else [found.low, found.high]

@@ -18,10 +18,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.benchmarks import OVERALL
 from orchestrator.plan import Plan
 from orchestrator.reducer import Entry, Leaderboard
+from orchestrator.statistics import Interval
 
 WIDTH = 200
+TIED = " ≈"
+"""Behind the ranks of a model that the rows do not tell from the next one."""
 
 
 def boards(found: Sequence[Leaderboard], output: str) -> str:
@@ -75,7 +79,16 @@ def flat(board: Leaderboard) -> list[dict[str, Any]]:
             "name": entry.name,
             "family": entry.family,
             "overall": entry.overall,
+            **_bounds(entry, OVERALL, OVERALL),
+            "rank_best": entry.ranks[0] if entry.ranks else None,
+            "rank_worst": entry.ranks[1] if entry.ranks else None,
+            "tied_with_next": entry.tied,
             **{f"section:{name}": value for name, value in entry.sections.items()},
+            **{
+                bound: value
+                for name in entry.sections
+                for bound, value in _bounds(entry, name, f"section:{name}").items()
+            },
             **{f"subset:{name}": cell.accuracy for name, cell in entry.subsets.items()},
             "rows": entry.rows,
             "rows_missing": entry.rows_missing,
@@ -87,6 +100,13 @@ def flat(board: Leaderboard) -> list[dict[str, Any]]:
         }
         for entry in board.entries
     ]
+
+
+def _bounds(entry: Entry, cell: str, name: str) -> dict[str, float | None]:
+    """The two ends of a cell's interval as columns."""
+    found = entry.intervals.get(cell)
+    low, high = (None, None) if found is None else (found.low, found.high)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def notes_on(board: Leaderboard) -> list[str]:
@@ -101,6 +121,8 @@ def notes_on(board: Leaderboard) -> list[str]:
         if entry.unparsed:
             scored = entry.rows - entry.rows_missing
             notes.append(f"{entry.name}: {entry.unparsed} of {scored} rows have a text without a verdict; see `scores`")
+    if any(entry.tied for entry in board.entries):
+        notes.append(f"{TIED.strip()}: the rows do not tell this model from the next one (95%, paired bootstrap)")
     if board.entries and board.entries[0].complete:
         absent = [name for name, value in board.entries[0].sections.items() if value is None]
         if absent:
@@ -194,12 +216,13 @@ def _as_text(board: Leaderboard) -> str:
 def _cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the readable tables, percentages to one decimal."""
     sections = list(board.entries[0].sections) if board.entries else []
-    header = ["rank", "model", "family", "overall", *sections, "rows", "missing", "ties", "truncated"]
+    header = ["rank", "model", "family", "overall", "95%", "ranks", *sections, "rows", "missing", "ties", "truncated"]
     rows = []
     for rank, entry in enumerate(board.entries, 1):
         numbers = [entry.rows, entry.rows_missing, entry.ties, entry.truncated]
-        percentages = [percent(value) for value in (entry.overall, *(entry.sections[name] for name in sections))]
-        rows.append([_rank(rank, entry), entry.name, entry.family, *percentages, *map(str, numbers)])
+        percentages = [percent(entry.sections[name]) for name in sections]
+        sure = [percent(entry.overall), span(entry.intervals.get(OVERALL)), ranks(entry)]
+        rows.append([_rank(rank, entry), entry.name, entry.family, *sure, *percentages, *map(str, numbers)])
     return header, rows
 
 
@@ -210,6 +233,19 @@ def _rank(rank: int, entry: Entry) -> str:
 def percent(value: float | None) -> str:
     """A fraction as a percentage with one decimal, a dash for nothing."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def span(found: Interval | None) -> str:
+    """An interval in percent, a dash for none."""
+    return "-" if found is None else f"{percent(found.low)}-{percent(found.high)}"
+
+
+def ranks(entry: Entry) -> str:
+    """The ranks that the rows leave open, with a mark where they do not tell a model from the next one."""
+    if entry.ranks is None:
+        return "-"
+    low, high = entry.ranks
+    return (f"{low}" if low == high else f"{low}-{high}") + (TIED if entry.tied else "")
 
 
 def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str:

@@ -15,6 +15,7 @@ usage: rewardsweep VERB [key=value ...]
   scores       print one line a response: score, tokens, truncated
   status       say what was run, what is missing and what failed
   verify       check every part of a store; exit code 1 if anything is wrong
+  compare      test whether two models differ on the same rows, and where
   check        score ten rows of one model in every way: alone, in a batch, in each engine
   models       list the models that can be named, filtered
 
@@ -136,6 +137,26 @@ examples
   rewardsweep check 'model=[Skywork-Reward-Llama-3_1-8B-v0_2]'
   rewardsweep check +models.mine.path=./my-checkpoint +models.mine.family=scalar
   rewardsweep check +models.mine.path=./my-checkpoint +models.mine.family=scalar data.pairs=my_pairs.jsonl output=json
+""",
+    ),
+    "compare": (
+        """\
+rewardsweep compare: test whether model A differs from B, and from C, on the same rows of a store: compare A B [C ...]
+
+For the overall and each section: both accuracies, their difference with a 95% interval (paired bootstrap over rows),
+the rows that only one of them wins, and a p-value: McNemar's exact test with mid-p, of the weighted overall the
+bootstrap's; then adjusted for several models (Holm). Below it the rows on which they disagree most.
+""",
+        STORE
+        + """\
+  benchmarks=[name,...]     all in the store if not given
+  rule=NAME                 a dated rule
+""",
+        """\
+examples
+  rewardsweep compare mine longest store=scores
+  rewardsweep compare new old older store=s3://bucket/nightly benchmarks=[rewardbench]
+  rewardsweep compare mine longest store=scores output=json
 """,
     ),
     "models": (

@@ -70,14 +70,17 @@ def test_help_explains_the_verb_with_three_examples_that_parse(cli: Cli, verb: s
     done = cli(verb, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"rewardsweep {verb}: " in done.stdout
-    selection = ("model=", "suite=", "benchmarks=", "data.", "rule=") if verb not in ("status", "verify") else ()
+    selection = {"status": (), "verify": (), "compare": ("benchmarks=", "rule=")}.get(
+        verb, ("model=", "suite=", "benchmarks=", "data.", "rule=")
+    )
     for key in ("output=", *(("store=",) if verb != "check" else ()), *selection):
         assert key in done.stdout
     found = examples(done.stdout)
     assert len(found) == 3
     for command in found:
         assert command[:2] == ["rewardsweep", verb]
-        for overrides in jobs(command[2:]):
+        words = [word for word in command[2:] if verb != "compare" or "=" in word]
+        for overrides in jobs(words):
             with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
                 made = settings(compose("config", [*overrides, f"verb={verb}"]))
             assert made.verb == verb

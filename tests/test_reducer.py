@@ -173,15 +173,26 @@ def test_the_json_has_the_documented_keys_and_no_other() -> None:
     assert found["data_hash"] == data_hash(THREE)
     keys = {"name", "family", "overall", "sections", "subsets", "rows", "rows_missing", "ties", "truncated"}
     for entry in found["models"]:
-        assert entry.keys() == keys | {"not_finite", "unparsed", "failure"}
+        keys |= {
+            "not_finite",
+            "unparsed",
+            "failure",
+            "overall_interval",
+            "section_intervals",
+            "ranks",
+            "tied_with_next",
+        }
+        assert entry.keys() == keys
         assert list(entry["sections"]) == list(RULE.sections)
-        assert all(cell.keys() == {"accuracy", "n"} for cell in entry["subsets"].values())
+        assert all(cell.keys() == {"accuracy", "n", "interval"} for cell in entry["subsets"].values())
     assert [entry["name"] for entry in found["models"]] == ["nan", "gap"]
     assert found["models"][0]["subsets"] == {
-        "donotanswer": {"accuracy": 1.0, "n": 1},
-        "hep-go": {"accuracy": 0.5, "n": 2},
+        "donotanswer": {"accuracy": 1.0, "n": 1, "interval": pytest.approx([0.206549, 1.0], abs=1e-6)},
+        "hep-go": {"accuracy": 0.5, "n": 2, "interval": pytest.approx([0.094531, 0.905469], abs=1e-6)},
     }
-    assert found["models"][1]["subsets"]["donotanswer"] == {"accuracy": None, "n": 1}
+    assert found["models"][1]["subsets"]["donotanswer"] == {"accuracy": None, "n": 1, "interval": None}
+    assert found["models"][0]["ranks"] == [1, 1]
+    assert (found["models"][1]["ranks"], found["models"][1]["overall_interval"]) == (None, None)
 
 
 whole_numbers = st.integers(-3, 3).map(float)
@@ -236,7 +247,8 @@ def test_losing_rows_of_one_model_leaves_the_others_as_they_are(case: Case, data
     before = {entry.name: entry for entry in board(case).entries}
     after = board(replace(case, scores={**case.scores, victim: kept})).entries
     assert (after[-1].name, after[-1].overall, after[-1].rows_missing) == (victim, None, len(lost))
-    assert {entry.name: entry for entry in after[:-1]} == {name: before[name] for name in before if name != victim}
+    alone = {entry.name: replace(entry, ranks=None, tied=False) for entry in after[:-1]}
+    assert alone == {name: replace(before[name], ranks=None, tied=False) for name in before if name != victim}
 
 
 @settings(deadline=None)

@@ -101,8 +101,10 @@ def test_a_complete_model_is_ranked_with_all_its_numbers() -> None:
     html = Page(page(board(entry("first"), entry("second", overall=0.5))))
     assert html.row("first") == ["1", "firstscalar", "75.0", "81.2", "50.0", "1,608", "3", "2"]
     assert html.row("second")[:3] == ["2", "secondscalar", "50.0"]
-    assert ["easy", "93.8", "1,600"] in [[cell.strip() for cell in row] for row in html.rows]
-    assert {"--at:75.00%", "--at:81.25%", "--at:25.00%"} <= {given.get("style") for _, given in html.tags}
+    assert ["easy", "93.8 92.5-94.8", "1,600"] in [[cell.strip() for cell in row] for row in html.rows]
+    bars = [given.get("style") or "" for _, given in html.tags]
+    assert {"--at:75.00%", "--at:81.25%", "--at:25.00%"} <= {bar.split(";")[0] for bar in bars}
+    assert "--at:25.00%;--low:7.15%;--high:59.07%" in bars
 
 
 def test_rule_data_and_version_are_shown() -> None:

@@ -63,13 +63,22 @@ class Scores:
     subsets: Mapping[str, float]
 
 
+OVERALL = "overall"
+"""The name of the overall among the weights of a rule."""
+
+
 @dataclass(frozen=True)
 class Rule:
-    """A named way of turning judged rows into scores. `sections` maps each section to its subsets."""
+    """A named way of turning judged rows into scores. `sections` maps each section to its subsets.
+
+    `weights` says of which subsets' accuracies the overall and each section are the means, for subsets of these
+    sizes: by section, or `OVERALL`, the weights by subset, which add up to 1. None where they are no such means.
+    """
 
     name: str
     score: Callable[[Sequence[Judged]], Scores]
     sections: Mapping[str, tuple[str, ...]]
+    weights: Callable[[Mapping[str, int]], dict[str, dict[str, float]]] | None = None
 
 
 @dataclass(frozen=True)

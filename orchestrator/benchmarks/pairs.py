@@ -6,13 +6,13 @@ higher. Subset: the row's `subset`, else `all`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator import data
-from orchestrator.benchmarks import Benchmark, Example, Judged, Rule, Scores
+from orchestrator.benchmarks import OVERALL, Benchmark, Example, Judged, Rule, Scores
 from orchestrator.data import Row
-from orchestrator.metrics import accuracy, by_subset
+from orchestrator.metrics import accuracy, by_subset, normalised
 from workers.protocol import Message
 
 ID_CHARACTERS = 12
@@ -67,6 +67,10 @@ def _mean(judged: Sequence[Judged]) -> Scores:
     return Scores(accuracy(judged), {}, by_subset(judged))
 
 
-PAIRS_V1 = Rule("pairs-v1", _mean, {})
+def _weights(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    return {OVERALL: normalised(sizes)}
+
+
+PAIRS_V1 = Rule("pairs-v1", _mean, {}, _weights)
 
 BENCHMARK = Benchmark(name="pairs", rules={PAIRS_V1.name: PAIRS_V1}, default_rule=PAIRS_V1.name, parse=parse)

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from orchestrator.benchmarks import Benchmark, Example, Judged, Rule, Scores, Source
+from orchestrator.benchmarks import OVERALL, Benchmark, Example, Judged, Rule, Scores, Source
 from orchestrator.benchmarks.pairs import parse as parse_pairs
 from orchestrator.data import Row, text
-from orchestrator.metrics import by_subset, weighted_mean
+from orchestrator.metrics import by_subset, normalised, weighted_mean
 from workers.plugins import unknown
 
 SECTIONS: dict[str, dict[str, int]] = {
@@ -67,7 +67,13 @@ def rule(name: str, weights: Mapping[str, Mapping[str, int]]) -> Rule:
         overall = weighted_mean(present, dict.fromkeys(present, 1.0))
         return Scores(overall, sections, subsets)
 
-    return Rule(name, score, {section: tuple(counts) for section, counts in weights.items()})
+    def shares(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+        own = {section: normalised({s: counts[s] for s in counts if s in sizes}) for section, counts in weights.items()}
+        present = {section: share for section, share in own.items() if share}
+        overall = {s: value / len(present) for share in present.values() for s, value in share.items()}
+        return {OVERALL: overall, **present}
+
+    return Rule(name, score, {section: tuple(counts) for section, counts in weights.items()}, shares)
 
 
 def parse(rows: Iterable[Row]) -> list[Example]:

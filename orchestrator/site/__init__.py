@@ -9,8 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from orchestrator import __version__
+from orchestrator.benchmarks import OVERALL
 from orchestrator.reducer import Leaderboard
-from orchestrator.tables import notes_on, percent
+from orchestrator.tables import notes_on, percent, ranks, span
 
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, those that reorder text, and halves of surrogate pairs (which no file can hold)."""
@@ -25,7 +26,7 @@ def page(board: Leaderboard) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
+    environment.filters |= {"percent": percent, "span": span, "ranks": ranks}
     ranked = [entry for entry in board.entries if entry.complete]
     sections = list(dict.fromkeys(name for entry in board.entries for name in entry.sections))
     html = environment.get_template("leaderboard.html.jinja").render(
@@ -36,6 +37,7 @@ def page(board: Leaderboard) -> str:
         best_overall=_best(entry.overall for entry in ranked),
         best={name: _best(entry.sections.get(name) for entry in ranked) for name in sections},
         notes=[_about(note, board) for note in notes_on(board)],
+        overall=OVERALL,
         version=__version__,
     )
     return UNPRINTABLE.sub("\ufffd", html)
