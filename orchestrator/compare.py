@@ -86,7 +86,7 @@ def compare(settings: Settings) -> int:
 
 def comparisons(judged: Mapping[str, Sequence[Judged]], rule: Rule) -> list[Comparison]:
     """Every cell of the rule, the overall first, for the first model and each other one; rows in the same order."""
-    names, sample = list(judged), sample_of(list(judged.values()))
+    names, sample = list(judged), sample_of(list(judged.values()), rule)
     sizes = {subset: sample.subsets.count(subset) for subset in set(sample.subsets)}
     if rule.weights is None:
         raise InputError(f"compare: rule {rule.name} is no mean of accuracies; its models cannot be compared")

@@ -197,6 +197,19 @@ def text(row: Row, name: str) -> str:
     return _characters(row, name, value)
 
 
+def texts(row: Row, name: str) -> tuple[str, ...]:
+    """A field that must be a list of at least one text."""
+    value = row.values.get(name)
+    if value is None:
+        raise row.missing(name, "every row needs it")
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise row.fail(f"{name!r} must be a list of texts, found {type(value).__name__}")
+    found = tuple(value)
+    if not found or not all(isinstance(one, str) for one in found):
+        raise row.fail(f"{name!r} must hold at least one text, and nothing else")
+    return tuple(_characters(row, name, one) for one in found)
+
+
 def identifier(row: Row) -> str | None:
     """The row's id as text, None where the file has none."""
     if "id" not in row.values:

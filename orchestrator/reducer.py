@@ -24,11 +24,12 @@ class Cell:
 
     accuracy: float | None
     n: int
+    composite: bool = False
 
     @property
     def interval(self) -> Interval | None:
-        """Wilson's interval of the accuracy."""
-        return None if self.accuracy is None else wilson(self.accuracy * self.n, self.n)
+        """Wilson's interval of the accuracy; None for a number that is no share of rows."""
+        return None if self.accuracy is None or self.composite else wilson(self.accuracy * self.n, self.n)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _with_intervals(entries: Sequence[Entry], judged: Mapping[str, Sequence[Judg
     if rule.weights is None or not whole:
         return list(entries)
     sizes = {name: cell.n for name, cell in whole[0].subsets.items()}
-    values = bootstrap(sample_of([judged[entry.name] for entry in whole]), rule.weights(sizes))
+    values = bootstrap(sample_of([judged[entry.name] for entry in whole], rule), rule.weights(sizes))
     overall, ranks = values[OVERALL], rank_intervals(values[OVERALL])
     found = []
     for place, entry in enumerate(whole):
@@ -175,7 +176,9 @@ def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], judged: Sequence
         family=model.family,
         overall=None if missing else whole.overall,
         sections=sections,
-        subsets={name: Cell(whole.subsets.get(name), sizes[name]) for name in _ordered(sizes, rule)},
+        subsets={
+            name: Cell(whole.subsets.get(name), sizes[name], name in rule.composites) for name in _ordered(sizes, rule)
+        },
         rows=len(rows),
         rows_missing=missing.total(),
         ties=sum(map(metrics.ties, judged)),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.benchmarks import Judged
+from orchestrator.benchmarks import Example, Judged, Rule
 from orchestrator.metrics import credit
 from workers.protocol import digest
 
@@ -40,7 +40,7 @@ class Interval:
 class Sample:
     """The rows that all models were judged on.
 
-    `credits` has the shape [models, rows], each in [0, 1]; `subsets` and `prompts` name each row's.
+    `credits` has the shape [models, rows]; `subsets` and `prompts` name each row's, rows of one prompt drawn together.
     """
 
     credits: Floats
@@ -48,11 +48,16 @@ class Sample:
     prompts: Sequence[str]
 
 
-def sample_of(judged: Sequence[Sequence[Judged]]) -> Sample:
-    """The rows of several models, each in the same order."""
+def sample_of(judged: Sequence[Sequence[Judged]], rule: Rule) -> Sample:
+    """The rows of several models, each in the same order, as a rule reads them."""
     rows = [row.example for row in judged[0]]
-    prompts = [digest([[turn.role, turn.content] for turn in row.prompt]) for row in rows]
-    return Sample(np.array([[credit(row) for row in mine] for mine in judged]), [row.subset for row in rows], prompts)
+    worth = [rule.credits(mine) if rule.credits else list(map(credit, mine)) for mine in judged]
+    return Sample(np.array(worth), [row.subset for row in rows], [_cluster(row, rule) for row in rows])
+
+
+def _cluster(row: Example, rule: Rule) -> str:
+    own = rule.cluster(row) if rule.cluster else None
+    return own if own is not None else digest([[turn.role, turn.content] for turn in row.prompt])
 
 
 def wilson(successes: float, rows: int, level: float = LEVEL) -> Interval:

@@ -31,7 +31,8 @@ what to evaluate
   +models.mine.path=DIR +models.mine.family=scalar
                             a checkpoint on disk, without a file
   models.NAME.dtype=float32 change one key of a model
-  benchmarks=[name,...]     rewardbench, pairs, demo; default: those of data., else rewardbench
+  benchmarks=[name,...]     rewardbench, rewardbench2, judgebench, pairs, demo; default: those of data.,
+                            else rewardbench
   data.rewardbench=FILE     a local copy: jsonl, jsonl.gz, json, csv, parquet or a folder saved by datasets
   data.pairs=FILE           any file with prompt, chosen, rejected; subset and id are optional
   rule=NAME                 a dated rule, for example rewardbench-v1-before-2024-09-10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.choose import is_installed
 from orchestrator.pin import pin_model
+from tests.fake_endpoint import serving
 from workers import plugins
 from workers.engines import transformers as engine
 from workers.errors import ModelError, OutOfMemory
@@ -37,30 +38,42 @@ def pinned(path: Path, **entry: Any) -> ModelSpec:
 
 
 @pytest.fixture(params=ENGINES)
-def spec(request: pytest.FixtureRequest, checkpoint: Callable[..., Path]) -> ModelSpec:
-    if request.param == "baseline":
-        return pin_model("null", {"family": "baseline", "options": {"score": "random"}}, cuda=False).streams[0]
+def spec(request: pytest.FixtureRequest, checkpoint: Callable[..., Path]) -> Iterator[ModelSpec]:
     if not is_installed(request.param):
         pytest.skip(f"{request.param} is not installed")
-    return pinned(checkpoint("llama", head_size=32), engine=request.param)
+    if request.param == "baseline":
+        yield pin_model("null", {"family": "baseline", "options": {"score": "random"}}, cuda=False).streams[0]
+    elif request.param == "openai":
+        with serving() as endpoint:
+            yield pinned(Path("served"), family="judge", engine="openai", endpoint=endpoint.url)
+    else:
+        yield pinned(checkpoint("llama", head_size=32), engine=request.param)
+
+
+def text_of(asked: Request) -> Request:
+    """The same words as a question for an engine that writes."""
+    return Request("generate", (*asked.prompt, Message("user", asked.responses[0])), ())
 
 
 def test_engine_conforms(spec: ModelSpec) -> None:
     module = plugins.resolve("workers.engines", spec.engine)
     assert isinstance(module.VERSION, str)
     assert isinstance(module.NEEDS_WEIGHTS, bool)
-    assert "reward" in module.KINDS
+    scores = "reward" in module.KINDS
+    requests = REQUESTS if scores else [text_of(one) for one in REQUESTS]
+    assert {one.kind for one in requests} <= set(module.KINDS)
     loaded = module.load(spec)
-    outputs = loaded.run(REQUESTS)
-    assert loaded.run(REQUESTS) == outputs, "the same requests give the same outputs"
-    backwards = loaded.run(REQUESTS[::-1])[::-1]
+    outputs = loaded.run(requests)
+    assert loaded.run(requests) == outputs, "the same requests give the same outputs"
+    backwards = loaded.run(requests[::-1])[::-1]
     assert [output.token_hash for output in backwards] == [output.token_hash for output in outputs]
     assert [output.value for output in backwards] == pytest.approx([output.value for output in outputs], abs=1e-5)
     assert loaded.run([]) == []
-    assert [output.token_hash for output in outputs] == module.token_hashes(spec, REQUESTS)
+    assert [output.token_hash for output in outputs] == module.token_hashes(spec, requests)
     assert all(isinstance(value, str) for value in loaded.details().values())
     assert pickle.loads(pickle.dumps(outputs)) == outputs
-    assert any(finding.check == "empty-response" for finding in module.lint(spec, REQUESTS))
+    assert len(module.shown(spec, requests)) == len(requests)
+    assert scores == any(finding.check == "empty-response" for finding in module.lint(spec, requests))
     loaded.close()
 
 

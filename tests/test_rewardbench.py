@@ -277,3 +277,28 @@ def test_an_unknown_subset_is_refused_with_the_closest_one(
 def test_an_unknown_rule_is_refused_with_the_closest_one() -> None:
     with pytest.raises(InputError, match=f"unknown rule 'rewardbench-v2': did you mean '{NOW}'"):
         find("rewardbench").rule("rewardbench-v2")
+
+
+def test_the_verdicts_of_66_models_give_their_published_sections(shared: Path) -> None:
+    """Every published verdict, row by row, to each model's four sections and overall."""
+    folder = shared / "data" / "per-example-scores"
+    keys = lines(folder / "rewardbench_v1_row_keys.jsonl.gz")
+    examples = [
+        Example(key["subset"], str(key["id"]), (Message("user", str(number)),), ("good", "bad"))
+        for number, key in enumerate(keys)
+    ]
+    models = lines(folder / "rewardbench_v1_results.jsonl.gz")
+    assert (len(examples), len(models)) == (2985, 66)
+    for model in models:
+        judged = [
+            Judged(example, (float(won), 0.5))
+            for example, won in zip(examples, map(int, model["results"]), strict=True)
+        ]
+        scores = find("rewardbench").rule(NOW).score(judged)
+        assert scores.sections == pytest.approx(model["sections"], abs=1e-6), model["model"]
+        assert scores.overall == pytest.approx(model["score"], abs=1e-6), model["model"]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as rows:
+        return [json.loads(row) for row in rows]

@@ -162,7 +162,7 @@ def test_the_weights_of_a_rule_give_its_own_scores(name: str) -> None:
             }
             assert found == pytest.approx(expected)
             assert all(sum(shares.values()) == pytest.approx(1) for shares in cells.values())
-            resampled = bootstrap(sample_of([judged]), cells, 50)
+            resampled = bootstrap(sample_of([judged], rule), cells, 50)
             assert resampled.keys() == expected.keys()
 
 

@@ -73,12 +73,18 @@ class Rule:
 
     `weights` says of which subsets' accuracies the overall and each section are the means, for subsets of these
     sizes: by section, or `OVERALL`, the weights by subset, which add up to 1. None where they are no such means.
+    `credits` are what the rows are worth, so that a subset's accuracy is their mean; `metrics.credit` if not given.
+    `cluster` names rows that are drawn together in a resample, None for those of one prompt. `composites` are
+    subsets whose number is no share of rows.
     """
 
     name: str
     score: Callable[[Sequence[Judged]], Scores]
     sections: Mapping[str, tuple[str, ...]]
     weights: Callable[[Mapping[str, int]], dict[str, dict[str, float]]] | None = None
+    credits: Callable[[Sequence[Judged]], list[float]] | None = None
+    cluster: Callable[[Example], str | None] | None = None
+    composites: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
