@@ -32,7 +32,11 @@ WORDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     ),
     "unknown benchmark": (
         ("model=[longest]", "benchmarks=[rewardbnch]"),
-        ["unknown benchmark 'rewardbnch'", "did you mean 'rewardbench'?", "available: demo, pairs, rewardbench"],
+        [
+            "unknown benchmark 'rewardbnch'",
+            "did you mean 'rewardbench'?",
+            "available: demo, judgebench, pairs, rewardbench, rewardbench2",
+        ],
     ),
     "no benchmark": (("model=[longest]", "benchmarks=[]"), ["benchmarks=[]", "benchmarks=[rewardbench]"]),
     "benchmark is a path": (("model=[longest]", "benchmarks=[../pairs]"), ["benchmarks: '../pairs' is not a name"]),

@@ -133,6 +133,15 @@ def test_the_reward_is_read_before_trailing_pad_tokens(zoo: Path, tmp_path: Path
         assert other.value == pytest.approx(one.value, abs=TOLERANCE)
 
 
+def test_two_processes_of_a_tensor_parallel_group_give_the_scores_of_one(zoo: Path, pairs: Path) -> None:
+    """`gpus` is the size of the group; on a CPU its members are processes, and none stays behind."""
+    asked = requests(pairs, "reward", 8)
+    ours, theirs = (outputs(spec(zoo / "reward", "scalar", "vllm", gpus=gpus), asked) for gpus in (0, 2))
+    assert [row.value for row in theirs] == pytest.approx([row.value for row in ours], abs=TOLERANCE)
+    assert len({row.value for row in ours}) > 1
+    assert not [child for child in children() if "resource_tracker" not in child], "nothing but Python's own helper"
+
+
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes the family of classifiers one that asks for text, so that an engine can be tested without a judge."""
