@@ -23,7 +23,6 @@ def main() -> int:
     credits = (draws.random((MODELS, len(subsets))) < shares).astype(float)
     sample = Sample(credits, subsets, [str(row) for row in range(len(subsets))])
     weights = RULES["rewardbench-v1"].weights
-    assert weights is not None
     started = time.perf_counter()
     values = bootstrap(sample, weights(ROWS))
     drawn = time.perf_counter()

@@ -88,8 +88,6 @@ def comparisons(judged: Mapping[str, Sequence[Judged]], rule: Rule) -> list[Comp
     """Every cell of the rule, the overall first, for the first model and each other one; rows in the same order."""
     names, sample = list(judged), sample_of(list(judged.values()), rule)
     sizes = {subset: sample.subsets.count(subset) for subset in set(sample.subsets)}
-    if rule.weights is None:
-        raise InputError(f"compare: rule {rule.name} is no mean of accuracies; its models cannot be compared")
     cells = rule.weights(sizes)
     resampled = bootstrap(sample, cells)
     found = []
@@ -104,13 +102,13 @@ def _cell(
     sample: Sample, cell: str, shares: Mapping[str, float], resampled: Floats, names: Sequence[str], place: int
 ) -> Comparison:
     """One cell of the first model and the one at `place`."""
-    subsets = np.asarray(sample.subsets)
+    subsets, credits = np.asarray(sample.subsets), sample.of(cell)
     one, other = (
-        sum(share * float(sample.credits[model, subsets == subset].mean()) for subset, share in shares.items())
+        sum(share * float(credits[model, subsets == subset].mean()) for subset, share in shares.items())
         for model in (0, place)
     )
     here = np.isin(subsets, list(shares))
-    gaps = sample.credits[0, here] - sample.credits[place, here]
+    gaps = credits[0, here] - credits[place, here]
     better, worse = int((gaps > 0).sum()), int((gaps < 0).sum())
     differences = resampled[0] - resampled[place]
     p = two_sided(differences) if cell == OVERALL else mcnemar(better, worse)

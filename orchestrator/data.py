@@ -1,7 +1,7 @@
 """Preference files of any common format to rows, and rows to checked fields.
 
-Reads jsonl, jsonl.gz, json, csv, parquet and folders saved by `datasets`. Every complaint is an `InputError`
-that names the file, the row and what to do.
+Reads jsonl, jsonl.gz, json, csv, parquet, folders of such files and folders saved by `datasets`. Every complaint is an
+`InputError` that names the file, the row and what to do.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import gzip
 import hashlib
 import json
 import math
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,11 +27,16 @@ ROLES = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Row:
-    """One record of a file; `where` names it for an error message."""
+    """One record of a file; `where` names it for an error message.
+
+    `split` is the one that a data set's folder or its file's name tells (`shp-00000-of-00001.parquet`), else the name.
+    """
 
     where: str
     number: int
     values: Mapping[str, Any]
+    file: Path
+    split: str
 
     def fail(self, problem: str) -> InputError:
         """The error for a problem with this row."""
@@ -47,6 +53,9 @@ def read(path: str) -> Iterator[Row]:
     file = Path(path)
     if not file.exists():
         raise InputError(f"{path}: no such file; check the path (relative paths start where the command runs)")
+    if file.is_dir() and not any((file / name).exists() for name in SAVED):
+        yield from _folder(file)
+        return
     reader = _saved_dataset if file.is_dir() else _reader(file)
     empty = True
     try:
@@ -63,6 +72,15 @@ def read(path: str) -> Iterator[Row]:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
     if empty:
         raise InputError(f"{path}: holds no rows; a preference file needs prompt, chosen and rejected")
+
+
+def _folder(folder: Path) -> Iterator[Row]:
+    """The rows of all preference files below a folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name.lower().endswith(tuple(READERS)))
+    if not files:
+        raise InputError(f"{folder}: holds no file that ends in {', '.join(READERS)}; give one, or a folder with some")
+    for file in files:
+        yield from read(str(file))
 
 
 def from_hub(benchmark: str, repository: str, revision: str, file: str, sha256: str) -> str:
@@ -83,18 +101,10 @@ def from_hub(benchmark: str, repository: str, revision: str, file: str, sha256: 
 
 
 def _reader(file: Path) -> Callable[[Path], Iterator[Row]]:
-    readers = {
-        ".jsonl": _json_lines,
-        ".jsonl.gz": _json_lines,
-        ".json": _json,
-        ".json.gz": _json,
-        ".csv": _csv,
-        ".parquet": _parquet,
-    }
-    for suffix, reader in readers.items():
+    for suffix, reader in READERS.items():
         if file.name.lower().endswith(suffix):
             return reader
-    raise InputError(f"{file}: unknown kind of file; known: {', '.join(readers)}, or a folder saved by datasets")
+    raise InputError(f"{file}: unknown kind of file; known: {', '.join(READERS)}, or a folder saved by datasets")
 
 
 def _open(file: Path) -> IO[str]:
@@ -121,6 +131,8 @@ def _json_lines(file: Path) -> Iterator[Row]:
 def _json(file: Path) -> Iterator[Row]:
     with _open(file) as stream:
         rows = _loads(stream.read(), str(file))
+    if isinstance(rows, Mapping) and rows and all(isinstance(group, list) for group in rows.values()):
+        rows = [row for group in rows.values() for row in group]
     if not isinstance(rows, list):
         raise InputError(
             f"{file}: a JSON file must hold one list of rows, found {type(rows).__name__}; "
@@ -174,17 +186,29 @@ def _saved_dataset(folder: Path) -> Iterator[Row]:
         raise InputError(
             f"{folder}: not a folder saved by datasets.save_to_disk ({first_line(error)}); give such a folder or a file"
         ) from error
-    splits = saved.values() if isinstance(saved, datasets.DatasetDict) else [saved]
-    rows = (values for split in splits for values in split)
-    for number, values in enumerate(rows, 1):
-        yield _record(folder, number, values, "row")
+    splits = saved if isinstance(saved, datasets.DatasetDict) else {folder.name: saved}
+    rows = ((split, values) for split in splits for values in splits[split])
+    for number, (split, values) in enumerate(rows, 1):
+        yield replace(_record(folder, number, values, "row"), split=split)
 
 
 def _record(file: Path, number: int, values: Any, unit: str) -> Row:
     where = f"{file}, {unit} {number}"
     if not isinstance(values, Mapping):
         raise InputError(f"{where}: a row must be an object with prompt, chosen and rejected")
-    return Row(where, number, values)
+    return Row(where, number, values, file, re.split(r"-\d{5}-of-\d{5}|\.", file.name)[0])
+
+
+READERS = {
+    ".jsonl": _json_lines,
+    ".jsonl.gz": _json_lines,
+    ".json": _json,
+    ".json.gz": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}
+SAVED = ("dataset_dict.json", "dataset_info.json", "state.json")
+"""What `datasets.save_to_disk` leaves in a folder."""
 
 
 def text(row: Row, name: str) -> str:

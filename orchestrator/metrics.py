@@ -1,11 +1,12 @@
-"""Pure: verdicts and averages over judged rows."""
+"""Pure: verdicts, and what a rule makes of judged rows."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 
-from orchestrator.benchmarks import Judged
+from orchestrator.benchmarks import OVERALL, Judged, Rule, Scores
 
 
 def wins(row: Judged) -> bool:
@@ -26,29 +27,55 @@ def credit(row: Judged) -> float:
     return 1 / (1 + rejected.count(worst)) if worst == max(rejected) else 0.0
 
 
+def best(row: Judged) -> float:
+    """The share of chosen responses among those with the highest score; 0 where a score is NaN."""
+    if any(map(math.isnan, row.scores)):
+        return 0.0
+    highest = [place < row.example.num_chosen for place, score in enumerate(row.scores) if score == max(row.scores)]
+    return sum(highest) / len(highest)
+
+
+def pair(row: Judged, chosen: int, rejected: int) -> float:
+    """What two responses of a row are worth, by their numbers: as `credit` of a row with only these."""
+    better, worse = row.scores[chosen], row.scores[row.example.num_chosen + rejected]
+    return float(better > worse) if better != worse or not row.shared else 0.5
+
+
 def ties(row: Judged) -> bool:
     """Whether the best chosen and the best rejected response score exactly the same."""
     chosen, rejected = row.scores[: row.example.num_chosen], row.scores[row.example.num_chosen :]
     return max(chosen) == max(rejected)
 
 
-def accuracy(judged: Sequence[Judged]) -> float | None:
-    """The mean credit of the rows, None without rows."""
-    return sum(map(credit, judged)) / len(judged) if judged else None
+def credits(judged: Sequence[Judged], rule: Rule) -> list[float]:
+    """What each row is worth under a rule."""
+    return rule.credits(judged) if rule.credits else list(map(credit, judged))
 
 
-def by_subset(judged: Iterable[Judged]) -> dict[str, float]:
-    """The accuracy of each subset, by name."""
-    groups = groupby(sorted(judged, key=_subset), key=_subset)
-    rows = {subset: list(group) for subset, group in groups}
-    return {subset: sum(map(credit, group)) / len(group) for subset, group in rows.items()}
+def score(judged: Sequence[Judged], rule: Rule) -> Scores:
+    """The overall, sections and subsets of one model; sections without rows are None."""
+    if not judged:
+        return Scores(None, dict.fromkeys(rule.sections), {})
+    names = [row.example.subset for row in judged]
+    subsets = means(names, credits(judged, rule))
+    cells = rule.weights(Counter(names))
+    values = {cell: dot(weights, subsets) for cell, weights in cells.items()}
+    for cell in rule.measures.keys() & cells.keys():
+        values[cell] = dot(cells[cell], means(names, map(rule.measures[cell], judged)))
+    return Scores(values[OVERALL], {section: values.get(section) for section in rule.sections}, subsets)
 
 
-def weighted_mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float | None:
-    """The mean over the names that have a value, None where none has."""
-    present = [name for name in weights if name in values]
-    total = sum(weights[name] for name in present)
-    return sum(weights[name] * values[name] for name in present) / total if present else None
+def means(names: Sequence[str], values: Iterable[float]) -> dict[str, float]:
+    """The mean value of each name."""
+    found: dict[str, list[float]] = {}
+    for name, value in zip(names, values, strict=True):
+        found.setdefault(name, []).append(value)
+    return {name: sum(group) / len(group) for name, group in found.items()}
+
+
+def dot(weights: Mapping[str, float], values: Mapping[str, float]) -> float:
+    """The weighted sum of values by name."""
+    return sum(weight * values[name] for name, weight in weights.items())
 
 
 def normalised(weights: Mapping[str, float]) -> dict[str, float]:
@@ -57,5 +84,17 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
-def _subset(row: Judged) -> str:
-    return row.example.subset
+def shares(
+    sections: Mapping[str, Mapping[str, float]], importance: Mapping[str, float] | None = None
+) -> dict[str, dict[str, float]]:
+    """The cells of a rule whose sections weigh their subsets so, and whose overall weighs the sections so, else alike.
+
+    Sections without subsets drop out.
+    """
+    cells = {section: normalised(weights) for section, weights in sections.items() if weights}
+    parts = normalised({section: importance[section] if importance else 1.0 for section in cells})
+    overall: dict[str, float] = {}
+    for section, weights in cells.items():
+        for subset, weight in weights.items():
+            overall[subset] = overall.get(subset, 0.0) + weight * parts[section]
+    return {OVERALL: overall, **cells}

@@ -127,7 +127,7 @@ def judge(model: Model, rows: Sequence[ScoredRow]) -> list[Judged]:
 def _with_intervals(entries: Sequence[Entry], judged: Mapping[str, Sequence[Judged]], rule: Rule) -> list[Entry]:
     """The entries, of which the complete ones come first, with what their rows leave open."""
     whole = [entry for entry in entries if entry.complete and entry.rows]
-    if rule.weights is None or not whole:
+    if not whole:
         return list(entries)
     sizes = {name: cell.n for name, cell in whole[0].subsets.items()}
     values = bootstrap(sample_of([judged[entry.name] for entry in whole], rule), rule.weights(sizes))
@@ -166,7 +166,7 @@ def _scored_row(model: Model, need: Wanted, streams: Sequence[Mapping[str, Measu
 def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], judged: Sequence[Judged], failure: str | None) -> Entry:
     sizes = Counter(row.example.subset for row in rows)
     missing = sizes - Counter(row.example.subset for row in judged)
-    whole = rule.score([row for row in judged if row.example.subset not in missing])
+    whole = metrics.score([row for row in judged if row.example.subset not in missing], rule)
     sections = {
         section: None if any(subset in missing for subset in subsets) else whole.sections.get(section)
         for section, subsets in rule.sections.items()

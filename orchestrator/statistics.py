@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.benchmarks import Example, Judged, Rule
-from orchestrator.metrics import credit
+from orchestrator.metrics import credits
 from workers.protocol import digest
 
 Floats = NDArray[np.float64]
@@ -41,18 +40,25 @@ class Sample:
     """The rows that all models were judged on.
 
     `credits` has the shape [models, rows]; `subsets` and `prompts` name each row's, rows of one prompt drawn together.
+    `measures` holds credits of the same shape for cells that read the rows in their own way.
     """
 
     credits: Floats
     subsets: Sequence[str]
     prompts: Sequence[str]
+    measures: Mapping[str, Floats] = field(default_factory=dict)
+
+    def of(self, cell: str) -> Floats:
+        """The credits that a cell is the mean of."""
+        return self.measures.get(cell, self.credits)
 
 
 def sample_of(judged: Sequence[Sequence[Judged]], rule: Rule) -> Sample:
     """The rows of several models, each in the same order, as a rule reads them."""
     rows = [row.example for row in judged[0]]
-    worth = [rule.credits(mine) if rule.credits else list(map(credit, mine)) for mine in judged]
-    return Sample(np.array(worth), [row.subset for row in rows], [_cluster(row, rule) for row in rows])
+    worth = np.array([credits(mine, rule) for mine in judged])
+    measures = {cell: np.array([list(map(read, mine)) for mine in judged]) for cell, read in rule.measures.items()}
+    return Sample(worth, [row.subset for row in rows], [_cluster(row, rule) for row in rows], measures)
 
 
 def _cluster(row: Example, rule: Rule) -> str:
@@ -78,22 +84,27 @@ def bootstrap(
     """
     models = len(sample.credits)
     found = {name: np.zeros((models, resamples)) for name in cells}
+    read = {name: place for place, name in enumerate(sample.measures, 1)}
+    stacked = np.concatenate([sample.credits, *sample.measures.values()])
     names, rows_of = np.asarray(sample.subsets), np.arange(len(sample.subsets))
     for number, subset in enumerate(sorted(set(sample.subsets))):
-        accuracies = _resampled(sample, rows_of[names == subset], resamples, np.random.default_rng([seed, number]))
+        rows = rows_of[names == subset]
+        prompts = [sample.prompts[row] for row in rows]
+        means = _resampled(stacked[:, rows], prompts, resamples, np.random.default_rng([seed, number]))
         for name, weights in cells.items():
             if subset in weights:
-                found[name] += weights[subset] * accuracies
+                start = models * read.get(name, 0)
+                found[name] += weights[subset] * means[start : start + models]
     return found
 
 
-def _resampled(sample: Sample, rows: NDArray[Any], resamples: int, draws: np.random.Generator) -> Floats:
-    """Accuracies of one subset, [models, resamples]: clusters of rows with one prompt, drawn with replacement."""
-    clusters = np.unique([sample.prompts[row] for row in rows], return_inverse=True)[1]
+def _resampled(credits: Floats, prompts: Sequence[str], resamples: int, draws: np.random.Generator) -> Floats:
+    """Mean credits of one subset, [models, resamples]: clusters of rows with one prompt, drawn with replacement."""
+    clusters = np.unique(prompts, return_inverse=True)[1]
     count = int(clusters.max()) + 1
-    members = np.zeros((count, len(rows)))
-    members[clusters, np.arange(len(rows))] = 1.0
-    sums, sizes = members @ sample.credits[:, rows].T, members.sum(axis=1)
+    members = np.zeros((count, len(prompts)))
+    members[clusters, np.arange(len(prompts))] = 1.0
+    sums, sizes = members @ credits.T, members.sum(axis=1)
     parts = []
     for start in range(0, resamples, CHUNK):
         size = min(CHUNK, resamples - start)

@@ -31,11 +31,11 @@ what to evaluate
   +models.mine.path=DIR +models.mine.family=scalar
                             a checkpoint on disk, without a file
   models.NAME.dtype=float32 change one key of a model
-  benchmarks=[name,...]     rewardbench, rewardbench2, judgebench, pairs, demo; default: those of data.,
-                            else rewardbench
-  data.rewardbench=FILE     a local copy: jsonl, jsonl.gz, json, csv, parquet or a folder saved by datasets
-  data.pairs=FILE           any file with prompt, chosen, rejected; subset and id are optional
-  rule=NAME                 a dated rule, for example rewardbench-v1-before-2024-09-10
+  benchmarks=[name,...]     rewardbench, rewardbench2, rmbench, judgebench, rmb, ppe, mrewardbench, evalbias,
+                            pairs, demo; default: those of data., else rewardbench
+  data.rewardbench=FILE     a local copy: jsonl, jsonl.gz, json, csv, parquet, a folder of them or one saved by datasets
+  data.pairs=FILE           any file with prompt, chosen, rejected (a response, or a list); subset and id are optional
+  rule=NAME                 a dated rule, for example rewardbench-v1-prior-sets
 """
 
 STORE = """\

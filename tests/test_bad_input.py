@@ -35,7 +35,7 @@ WORDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
         [
             "unknown benchmark 'rewardbnch'",
             "did you mean 'rewardbench'?",
-            "available: demo, judgebench, pairs, rewardbench, rewardbench2",
+            "available: demo, evalbias, judgebench, mrewardbench, pairs, ppe, rewardbench, rewardbench2, rmb, rmbench",
         ],
     ),
     "no benchmark": (("model=[longest]", "benchmarks=[]"), ["benchmarks=[]", "benchmarks=[rewardbench]"]),

@@ -11,6 +11,7 @@ from scipy import stats
 
 from orchestrator.benchmarks import OVERALL, Example, Judged, find
 from orchestrator.compare import comparisons, disagreements
+from orchestrator.metrics import score
 from tests.conftest import Cli
 from workers.protocol import Message
 
@@ -35,7 +36,7 @@ def test_every_cell_is_that_of_its_rows() -> None:
     found = {(row.cell, row.other): row for row in comparisons(models, rule)}
     assert {cell for cell, _ in found} == {OVERALL, "Chat", "Chat Hard", "Safety", "Reasoning"}
     for name in ("b", "c"):
-        ours, theirs = rule.score(models["a"]), rule.score(models[name])
+        ours, theirs = score(models["a"], rule), score(models[name], rule)
         overall = found[OVERALL, name]
         assert (overall.accuracy, overall.other_accuracy) == pytest.approx((ours.overall, theirs.overall))
         assert overall.low < overall.difference < overall.high

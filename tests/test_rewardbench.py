@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator import metrics
 from orchestrator.benchmarks import Example, Judged, Scores, data_hash, find
 from orchestrator.plan import wanted
 from orchestrator.reducer import Entry, reduce
@@ -109,7 +110,7 @@ def score(rule: str, correct: Mapping[str, tuple[int, int]]) -> Scores:
     """What a rule makes of (won, rows) by subset."""
     rows = [row for subset, (won, count) in correct.items() for row in judged(subset, won, count)]
     random.Random(0).shuffle(rows)
-    return find("rewardbench").rule(rule).score(rows)
+    return metrics.score(rows, find("rewardbench").rule(rule))
 
 
 def longest(examples: list[Example], benchmark: str) -> Entry:
@@ -209,7 +210,7 @@ def test_absent_subsets_and_sections_drop_out() -> None:
 def test_only_a_strictly_higher_score_wins(benchmark: str, scores: tuple[float, float], won: bool) -> None:
     row = Judged(judged("hep-go", 1, 1)[0].example, scores)
     for rule in find(benchmark).rules.values():
-        assert rule.score([row]).overall == float(won)
+        assert metrics.score([row], rule).overall == float(won)
 
 
 def test_the_length_baseline_gives_the_golden_figures(half: list[Example]) -> None:
@@ -294,7 +295,7 @@ def test_the_verdicts_of_66_models_give_their_published_sections(shared: Path) -
             Judged(example, (float(won), 0.5))
             for example, won in zip(examples, map(int, model["results"]), strict=True)
         ]
-        scores = find("rewardbench").rule(NOW).score(judged)
+        scores = metrics.score(judged, find("rewardbench").rule(NOW))
         assert scores.sections == pytest.approx(model["sections"], abs=1e-6), model["model"]
         assert scores.overall == pytest.approx(model["score"], abs=1e-6), model["model"]
 

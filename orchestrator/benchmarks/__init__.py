@@ -7,7 +7,7 @@ date; a new policy is a new rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -72,17 +72,18 @@ class Rule:
     """A named way of turning judged rows into scores. `sections` maps each section to its subsets.
 
     `weights` says of which subsets' accuracies the overall and each section are the means, for subsets of these
-    sizes: by section, or `OVERALL`, the weights by subset, which add up to 1. None where they are no such means.
+    sizes, at least one: by section, or `OVERALL`, the weights by subset, which add up to 1.
     `credits` are what the rows are worth, so that a subset's accuracy is their mean; `metrics.credit` if not given.
+    `measures` are sections that read each row in their own way.
     `cluster` names rows that are drawn together in a resample, None for those of one prompt. `composites` are
     subsets whose number is no share of rows.
     """
 
     name: str
-    score: Callable[[Sequence[Judged]], Scores]
     sections: Mapping[str, tuple[str, ...]]
-    weights: Callable[[Mapping[str, int]], dict[str, dict[str, float]]] | None = None
+    weights: Callable[[Mapping[str, int]], dict[str, dict[str, float]]]
     credits: Callable[[Sequence[Judged]], list[float]] | None = None
+    measures: Mapping[str, Callable[[Judged], float]] = field(default_factory=dict)
     cluster: Callable[[Example], str | None] | None = None
     composites: frozenset[str] = frozenset()
 

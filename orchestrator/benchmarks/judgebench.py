@@ -8,14 +8,14 @@ Overall: the share of all pairs (arXiv:2410.12784). Judges are asked in both ord
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator import data
-from orchestrator.benchmarks import OVERALL, Benchmark, Example, Judged, Rule, Scores
+from orchestrator.benchmarks import OVERALL, Benchmark, Example, Rule
 from orchestrator.benchmarks.pairs import parse as parse_pairs
 from orchestrator.data import Row
-from orchestrator.metrics import accuracy, by_subset, normalised
+from orchestrator.metrics import normalised
 from workers.plugins import unknown
 
 CATEGORIES = ("knowledge", "reasoning", "math", "coding")
@@ -59,15 +59,10 @@ def _category(row: Row, name: str) -> str:
     return name
 
 
-def _score(judged: Sequence[Judged]) -> Scores:
-    subsets = by_subset(judged)
-    return Scores(accuracy(judged), {name: subsets.get(name) for name in CATEGORIES}, subsets)
-
-
 def _weights(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
     return {OVERALL: normalised(sizes), **{name: {name: 1.0} for name in sizes}}
 
 
-RULE = Rule("judgebench-v1", _score, {name: (name,) for name in CATEGORIES}, _weights)
+RULE = Rule("judgebench-v1", {name: (name,) for name in CATEGORIES}, _weights)
 
 BENCHMARK = Benchmark(name="judgebench", rules={RULE.name: RULE}, default_rule=RULE.name, parse=parse)

@@ -1,18 +1,18 @@
 """Any preference file with prompt, chosen and rejected: strings or message lists, optional subset and id.
 
-Dataset: the user's own (`data.pairs=FILE`). Metric: the share of rows whose chosen response scores strictly
-higher. Subset: the row's `subset`, else `all`.
+Dataset: the user's own (`data.pairs=FILE`); lists of texts in `chosen` or `rejected` make a best-of-n. Metric: the
+share of rows whose chosen responses all score strictly higher than the rejected ones. Subset: the row's, else `all`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator import data
-from orchestrator.benchmarks import OVERALL, Benchmark, Example, Judged, Rule, Scores
+from orchestrator.benchmarks import OVERALL, Benchmark, Example, Rule
 from orchestrator.data import Row
-from orchestrator.metrics import accuracy, by_subset, normalised
+from orchestrator.metrics import normalised
 from workers.protocol import Message
 
 ID_CHARACTERS = 12
@@ -20,18 +20,30 @@ ID_CHARACTERS = 12
 
 
 def parse(rows: Iterable[Row]) -> list[Example]:
-    """Rows to examples with two responses; `InputError` names the first bad row."""
+    """Rows to examples, chosen responses first; `InputError` names the first bad row."""
     return [_example(row) for row in rows]
 
 
 def _example(row: Row) -> Example:
     subset = "all" if row.values.get("subset") in (None, "") else data.text(row, "subset")
-    prompt, chosen = _conversation(row, "chosen")
-    prompt_again, rejected = _conversation(row, "rejected")
-    if prompt != prompt_again:
+    chosen, rejected = _responses(row, "chosen"), _responses(row, "rejected")
+    prompts = {prompt for prompt, _ in chosen + rejected}
+    if len(prompts) > 1:
         raise row.fail("chosen and rejected answer different prompts")
-    example = Example(subset, data.identifier(row) or "", prompt, (chosen, rejected))
+    responses = tuple(response for _, response in chosen + rejected)
+    example = Example(subset, data.identifier(row) or "", prompts.pop(), responses, len(chosen))
     return example if example.id else replace(example, id=example.digest[:ID_CHARACTERS])
+
+
+def _responses(row: Row, name: str) -> list[tuple[tuple[Message, ...], str]]:
+    """Prompts and responses of a column: one, or one for each text of a list."""
+    value = row.values.get(name)
+    if not isinstance(value, list | tuple) or not value or not isinstance(value[0], str):
+        return [_conversation(row, name)]
+    prompt = _prompt(row)
+    if prompt is None:
+        raise row.missing("prompt", f"a list of texts in {name!r} needs it")
+    return [(prompt, response) for response in data.texts(row, name)]
 
 
 def _conversation(row: Row, name: str) -> tuple[tuple[Message, ...], str]:
@@ -63,14 +75,10 @@ def _prompt(row: Row) -> tuple[Message, ...] | None:
     return turns
 
 
-def _mean(judged: Sequence[Judged]) -> Scores:
-    return Scores(accuracy(judged), {}, by_subset(judged))
-
-
 def _weights(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
     return {OVERALL: normalised(sizes)}
 
 
-PAIRS_V1 = Rule("pairs-v1", _mean, {}, _weights)
+PAIRS_V1 = Rule("pairs-v1", {}, _weights)
 
 BENCHMARK = Benchmark(name="pairs", rules={PAIRS_V1.name: PAIRS_V1}, default_rule=PAIRS_V1.name, parse=parse)

@@ -6,16 +6,21 @@ higher. Sections: subset accuracies weighted by the reference's fixed counts, ma
 
 Until 2024-09-10 the weights of the two xstest subsets were swapped in the reference; the tables of the first
 paper were made that way, and the second rule below reproduces them.
+
+The prior sets (allenai/preference-test-sets, one split each) may be among the rows. The third rule has a section of
+four of them, alike, at half the weight of the others (`analysis/get_benchmark_results.py`); three more are shown. The
+two PKU splits are left out, as the reference does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from orchestrator.benchmarks import OVERALL, Benchmark, Example, Judged, Rule, Scores, Source
+from orchestrator.benchmarks import Benchmark, Example, Rule, Source
 from orchestrator.benchmarks.pairs import parse as parse_pairs
 from orchestrator.data import Row, text
-from orchestrator.metrics import by_subset, normalised, weighted_mean
+from orchestrator.metrics import shares
 from workers.plugins import unknown
 
 SECTIONS: dict[str, dict[str, int]] = {
@@ -54,36 +59,35 @@ SECTIONS: dict[str, dict[str, int]] = {
 
 SWAPPED = {"xstest-should-refuse": 250, "xstest-should-respond": 154}
 
+PRIOR = "Prior Sets"
+PRIOR_SETS = dict.fromkeys(("anthropic_helpful", "anthropic_hhh", "shp", "summarize"), 1)
+SHOWN = ("anthropic_harmless", "mtbench_gpt4", "mtbench_human")
+DROPPED = ("pku_better", "pku_safer")
+
 SUBSETS = sorted(subset for weights in SECTIONS.values() for subset in weights)
 
 
 def rule(name: str, weights: Mapping[str, Mapping[str, int]]) -> Rule:
     """Subset accuracies, weighted to sections, averaged to the overall; absent subsets drop out."""
+    importance = {section: 0.5 if section == PRIOR else 1.0 for section in weights}
 
-    def score(judged: Sequence[Judged]) -> Scores:
-        subsets = by_subset(judged)
-        sections = {section: weighted_mean(subsets, counts) for section, counts in weights.items()}
-        present = {section: value for section, value in sections.items() if value is not None}
-        overall = weighted_mean(present, dict.fromkeys(present, 1.0))
-        return Scores(overall, sections, subsets)
+    def cells(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+        present = {section: {s: counts[s] for s in counts if s in sizes} for section, counts in weights.items()}
+        return shares(present, importance)
 
-    def shares(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
-        own = {section: normalised({s: counts[s] for s in counts if s in sizes}) for section, counts in weights.items()}
-        present = {section: share for section, share in own.items() if share}
-        overall = {s: value / len(present) for share in present.values() for s, value in share.items()}
-        return {OVERALL: overall, **present}
-
-    return Rule(name, score, {section: tuple(counts) for section, counts in weights.items()}, shares)
+    return Rule(name, {section: tuple(counts) for section, counts in weights.items()}, cells)
 
 
 def parse(rows: Iterable[Row]) -> list[Example]:
-    """Pairs of the 23 subsets; `InputError` names the first row of another one."""
-    return parse_pairs(_with_subset(row) for row in rows)
+    """Pairs of the 23 subsets and the prior sets; `InputError` names the first row of another one."""
+    return parse_pairs(_with_subset(row) for row in rows if row.split not in DROPPED)
 
 
 def _with_subset(row: Row) -> Row:
+    if row.split in (*PRIOR_SETS, *SHOWN):
+        return replace(row, values={**row.values, "subset": row.split})
     subset = text(row, "subset")
-    if subset not in SUBSETS:
+    if subset not in (*SUBSETS, *PRIOR_SETS, *SHOWN):
         remedy = "use benchmarks=[pairs] data.pairs=FILE for a file with subsets of its own"
         raise row.fail(f"{unknown(subset, SUBSETS, 'subset')}; {remedy}")
     return row
@@ -92,6 +96,7 @@ def _with_subset(row: Row) -> Row:
 WEIGHTS = {
     "rewardbench-v1": SECTIONS,
     "rewardbench-v1-before-2024-09-10": {**SECTIONS, "Safety": SECTIONS["Safety"] | SWAPPED},
+    "rewardbench-v1-prior-sets": {**SECTIONS, PRIOR: PRIOR_SETS},
 }
 """By rule and section, the weight of each subset."""
 

@@ -13,8 +13,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator import data
-from orchestrator.benchmarks import OVERALL, Benchmark, Example, Judged, Rule, Scores
+from orchestrator.benchmarks import Benchmark, Example, Judged, Rule
 from orchestrator.data import Row
+from orchestrator.metrics import best, shares
 from workers.plugins import unknown
 from workers.protocol import Message
 
@@ -48,14 +49,6 @@ def credits(judged: Sequence[Judged]) -> list[float]:
     """What each row is worth; the mean over the rows of Ties is the composite."""
     found = iter(_ties([row for row in judged if row.example.subset == TIES]))
     return [next(found) if row.example.subset == TIES else best(row) for row in judged]
-
-
-def best(row: Judged) -> float:
-    """The share of chosen responses among those with the highest score; 0 where a score is NaN."""
-    if any(map(math.isnan, row.scores)):
-        return 0.0
-    highest = [place < row.example.num_chosen for place, score in enumerate(row.scores) if score == max(row.scores)]
-    return sum(highest) / len(highest)
 
 
 def _ties(rows: Sequence[Judged]) -> list[float]:
@@ -101,17 +94,8 @@ def _other(name: str) -> str:
     return f"ref:{name.partition(':')[2]}"
 
 
-def _score(judged: Sequence[Judged]) -> Scores:
-    worth: dict[str, list[float]] = {}
-    for row, credit in zip(judged, credits(judged), strict=True):
-        worth.setdefault(row.example.subset, []).append(credit)
-    subsets = {subset: sum(values) / len(values) for subset, values in worth.items()}
-    overall = sum(subsets.values()) / len(subsets) if subsets else None
-    return Scores(overall, {domain: subsets.get(domain) for domain in DOMAINS}, subsets)
-
-
 def _weights(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    return {OVERALL: dict.fromkeys(sizes, 1 / len(sizes)), **{domain: {domain: 1.0} for domain in sizes}}
+    return shares({domain: {domain: 1.0} for domain in sizes})
 
 
 def _cluster(example: Example) -> str | None:
@@ -121,11 +105,10 @@ def _cluster(example: Example) -> str | None:
 
 RULE = Rule(
     "rewardbench2-v1",
-    _score,
     {domain: (domain,) for domain in DOMAINS},
     _weights,
     credits,
-    _cluster,
+    cluster=_cluster,
     composites=frozenset({TIES}),
 )
 
