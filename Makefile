@@ -21,10 +21,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## score six tiny models and three baselines on the shipped pairs, with a leaderboard at the end
+demo: $(INSTALLED) ## score six tiny models and four baselines on the shipped pairs, with a leaderboard at the end
 	$(BIN)/python -m workers.tiny_zoo $(DEMO)
 	$(BIN)/rewardsweep run --config-dir $(DEMO)/conf store=$(DEMO)/store benchmarks=[demo] \
-	  'model=[longest,shortest,random,tiny-llama,tiny-gpt-neox,tiny-bert,tiny-dpo,tiny-pairrm,tiny-judge]'
+	  'model=[longest,shortest,random,position,tiny-llama,tiny-gpt-neox,tiny-bert,tiny-dpo,tiny-pairrm,tiny-judge]'
 
 test: $(INSTALLED) ## run the whole test suite
 	$(BIN)/python -m pytest

@@ -14,7 +14,7 @@ from orchestrator import choose, tables
 from orchestrator.benchmarks import Example, Judged, find
 from orchestrator.config import Settings
 from orchestrator.evaluate import FAILED, OK, uses_cuda
-from orchestrator.metrics import credit
+from orchestrator.metrics import NOISE, credit
 from orchestrator.pin import pin_model
 from orchestrator.plan import family, wanted
 from workers import plugins
@@ -22,11 +22,8 @@ from workers.errors import InputError, ModelError, ShardError, boundary
 from workers.protocol import Finding, Measurement, Model, ModelSpec, Request, measure
 
 ROWS = 10
-TOLERANCES = {"float32": (1e-4, 1e-3), "float16": (1e-2, 2e-2), "bfloat16": (5e-2, 1e-1)}
-"""By dtype: the largest difference that passes between batches, and between engines.
-
-Of a reward in its own unit, of a log-probability in nats a token.
-"""
+BETWEEN_ENGINES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
+"""By dtype, the largest difference that passes between engines; between batches it is `metrics.NOISE`."""
 BATCH_TOKENS = 2**20
 SHOWN = 240
 """Characters at either end of a long text."""
@@ -124,7 +121,8 @@ def _in_other_engines(name: str, entry: Mapping[str, Any], model: Model, cuda: b
 
 def _comparisons(model: Model, others: Sequence[Model], rows: Sequence[Example]) -> list[Comparison]:
     """Alone against one batch of all, in the model's own engine; then against each other engine."""
-    close, far = TOLERANCES[model.streams[0].dtype]
+    dtype = model.streams[0].dtype
+    close, far = NOISE[dtype], BETWEEN_ENGINES[dtype]
     alone = _scored(model, rows, _one_by_one)
     own = model.streams[0].engine
     together = _compare(model, rows, alone, _scored(model, rows, _together))

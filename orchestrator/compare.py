@@ -12,7 +12,7 @@ from orchestrator import records, tables
 from orchestrator.benchmarks import OVERALL, Judged, Rule
 from orchestrator.config import Settings
 from orchestrator.leaderboards import choose, existing_store, lookup, scored, selected_benchmarks
-from orchestrator.metrics import credit
+from orchestrator.metrics import credit, margin
 from orchestrator.plan import needs_of
 from orchestrator.reducer import judge, score_rows
 from orchestrator.statistics import Floats, Sample, bootstrap, holm, interval, mcnemar, sample_of, two_sided
@@ -123,7 +123,7 @@ def disagreements(judged: Mapping[str, Sequence[Judged]], count: int = SHOWN) ->
     names = list(judged)
     found = []
     for other in names[1:]:
-        one, two = (np.array([_margin(row) for row in judged[name]]) for name in (names[0], other))
+        one, two = (np.array([margin(row) for row in judged[name]]) for name in (names[0], other))
         apart = np.abs(one / _scale(one) - two / _scale(two))
         rows = [
             Disagreement(
@@ -134,10 +134,6 @@ def disagreements(judged: Mapping[str, Sequence[Judged]], count: int = SHOWN) ->
         ]
         found += sorted(rows, key=lambda row: (-row.distance, row.subset, row.id))[:count]
     return found
-
-
-def _margin(row: Judged) -> float:
-    return min(row.scores[: row.example.num_chosen]) - max(row.scores[row.example.num_chosen :])
 
 
 def _scale(margins: Floats) -> float:

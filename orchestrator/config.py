@@ -31,6 +31,7 @@ KEYS = (
     "workers",
 )
 OUTPUTS = ("text", "json", "csv", "markdown")
+MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",)}
 POOLS = ("ray", "local")
 DEVICES = ("auto", "cpu", "cuda")
 PROTOCOLS = ("own", "reference")
@@ -65,8 +66,7 @@ def settings(config: DictConfig) -> Settings:
     _mapping("ray", values["ray"])
     _known_keys("ray.", values["ray"], ("address",))
     address = _text("ray.address", values["ray"]["address"]) or ""
-    outputs = (*OUTPUTS, "jsonl") if values["verb"] == "scores" else OUTPUTS
-    _choice("output", values["output"], outputs)
+    _choice("output", values["output"], (*OUTPUTS, *MORE_OUTPUTS.get(values["verb"], ())))
     _choice("pool", values["pool"], POOLS)
     _choice("device", values["device"], DEVICES)
     return Settings(

@@ -78,7 +78,9 @@ def _folder(folder: Path) -> Iterator[Row]:
     """The rows of all preference files below a folder."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name.lower().endswith(tuple(READERS)))
     if not files:
-        raise InputError(f"{folder}: holds no file that ends in {', '.join(READERS)}; give one, or a folder with some")
+        raise InputError(
+            f"{folder}: not a folder saved by datasets.save_to_disk, nor one of files that end in {', '.join(READERS)}"
+        )
     for file in files:
         yield from read(str(file))
 
@@ -131,7 +133,7 @@ def _json_lines(file: Path) -> Iterator[Row]:
 def _json(file: Path) -> Iterator[Row]:
     with _open(file) as stream:
         rows = _loads(stream.read(), str(file))
-    if isinstance(rows, Mapping) and rows and all(isinstance(group, list) for group in rows.values()):
+    if isinstance(rows, Mapping) and rows and all(group and isinstance(group, list) for group in rows.values()):
         rows = [row for group in rows.values() for row in group]
     if not isinstance(rows, list):
         raise InputError(

@@ -8,6 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.benchmarks import OVERALL, Judged, Rule, Scores
 
+NOISE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""By dtype, how far a score may be from itself in another batch: what `check` lets pass.
+
+Of a reward in its own unit, of a log-probability in nats a token.
+"""
+
 
 def wins(row: Judged) -> bool:
     """Whether every chosen response scores strictly higher than every rejected one; NaN never wins."""
@@ -39,6 +45,12 @@ def pair(row: Judged, chosen: int, rejected: int) -> float:
     """What two responses of a row are worth, by their numbers: as `credit` of a row with only these."""
     better, worse = row.scores[chosen], row.scores[row.example.num_chosen + rejected]
     return float(better > worse) if better != worse or not row.shared else 0.5
+
+
+def margin(row: Judged) -> float:
+    """The worst chosen response over the best rejected one; NaN where a score is."""
+    chosen, rejected = row.scores[: row.example.num_chosen], row.scores[row.example.num_chosen :]
+    return math.nan if any(map(math.isnan, row.scores)) else min(chosen) - max(rejected)
 
 
 def ties(row: Judged) -> bool:

@@ -12,7 +12,8 @@ from orchestrator import metrics
 from orchestrator.benchmarks import OVERALL, Example, Judged, Rule
 from orchestrator.plan import Wanted, family, needs_of
 from orchestrator.statistics import Interval, bootstrap, interval, rank_intervals, sample_of, wilson
-from workers.protocol import Measurement, Model
+from workers.engines import baseline
+from workers.protocol import Measurement, Model, Request
 
 Lookup = Callable[[str], Mapping[str, Measurement]]
 """From a fingerprint to its measurements by request digest."""
@@ -37,7 +38,8 @@ class Entry:
     """One model's row. `overall` and `sections` are None where a row they need is missing.
 
     `rows` counts the benchmark's rows, `rows_missing` those of them without scores; `ties`, `truncated` (a response
-    was cut), `not_finite` (a score is NaN or infinite) and `unparsed` (a judge wrote no verdict) count scored rows.
+    was cut), `not_finite` (a score is NaN or infinite), `unparsed` (a judge wrote no verdict) and `within_noise`
+    (numerical noise could turn the verdict) count scored rows.
 
     Of a complete model, `intervals` hold the overall's (`OVERALL`) and the sections', and `ranks` the best and the
     worst rank that the rows leave open; `tied` says that they do not tell it from the next one.
@@ -55,6 +57,7 @@ class Entry:
     not_finite: int
     unparsed: int
     failure: str | None
+    within_noise: int = 0
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     ranks: tuple[int, int] | None = None
     tied: bool = False
@@ -67,12 +70,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Complete models, best first, then incomplete ones by name."""
+    """Complete models, best first, then incomplete ones by name; `nulls` are the null baselines that were not run."""
 
     benchmark: str
     rule: str
     data_hash: str
     entries: tuple[Entry, ...]
+    nulls: tuple[Entry, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object that `output=json` prints."""
@@ -81,6 +85,7 @@ class Leaderboard:
             "rule": self.rule,
             "data_hash": self.data_hash,
             "models": [_entry_json(entry) for entry in self.entries],
+            "baselines": [_entry_json(entry) for entry in self.nulls],
         }
 
 
@@ -115,7 +120,26 @@ def reduce(
     judged = {model.name: judge(model, scored[model.name]) for model in models}
     made = [_entry(model, rule, scored[model.name], judged[model.name], _failure(model, failures)) for model in models]
     entries = _with_intervals(sorted(made, key=_best_first), judged, rule)
-    return Leaderboard(benchmark, rule.name, data_hash, tuple(entries))
+    return Leaderboard(benchmark, rule.name, data_hash, tuple(entries), tuple(_nulls(models, rule, examples)))
+
+
+def _nulls(models: Sequence[Model], rule: Rule, examples: Sequence[Example]) -> list[Entry]:
+    """What the null baselines that were not run would have: they need no weights."""
+    names = {model.name for model in models}
+    found = []
+    for name in baseline.SCORES:
+        if name not in names:
+            rows = [
+                ScoredRow(
+                    row,
+                    (),
+                    tuple(baseline.score(name, Request("reward", row.prompt, (text,))) for text in row.responses),
+                )
+                for row in examples
+            ]
+            model = Model(name, "baseline", ())
+            found.append(_entry(model, rule, rows, judge(model, rows), None))
+    return found
 
 
 def judge(model: Model, rows: Sequence[ScoredRow]) -> list[Judged]:
@@ -186,7 +210,19 @@ def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], judged: Sequence
         not_finite=sum(not all(map(math.isfinite, row.scores)) for row in judged),
         unparsed=sum(row.unparsed for row in rows),
         failure=failure if missing else None,
+        within_noise=sum(_within_noise(model, row) for row in rows if row.scores),
     )
+
+
+def _within_noise(model: Model, row: ScoredRow) -> bool:
+    """Whether the margin is no tie, and not larger than what two scores may be off by."""
+    kind = family(model.family).KIND
+    if row.scores is None or model.family == "baseline" or kind == "generate":
+        return False
+    mean = len(model.streams) == 1 and model.scoring.get("reference_free", "avg") == "avg"
+    tokens = max(found.num_tokens for found in row.measurements if found) if kind == "logprob" and not mean else 1
+    gap = metrics.margin(Judged(row.example, row.scores))
+    return 0 < abs(gap) <= 2 * metrics.NOISE[model.streams[0].dtype] * tokens
 
 
 def _ordered(sizes: Mapping[str, int], rule: Rule) -> list[str]:
@@ -219,6 +255,7 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "truncated": entry.truncated,
         "not_finite": entry.not_finite,
         "unparsed": entry.unparsed,
+        "within_noise": entry.within_noise,
         "failure": entry.failure,
     }
 

@@ -36,6 +36,8 @@ def boards(found: Sequence[Leaderboard], output: str) -> str:
         return as_csv(found).rstrip("\n")
     if output == "markdown":
         return "\n".join(as_markdown(board) for board in found)
+    if output == "latex":
+        return "\n".join(as_latex(board) for board in found)
     return "\n".join(_as_text(board) for board in found)
 
 
@@ -69,8 +71,19 @@ def as_markdown(board: Leaderboard) -> str:
     return f"**{board.benchmark}**, rule {board.rule}, data {board.data_hash[:12]}\n\n{table}\n{notes}\n"
 
 
+def as_latex(board: Leaderboard) -> str:
+    """The same table for LaTeX with booktabs, the notes as comments."""
+    header, rows = _cells(board)
+    lines = [" & ".join(map(_latex, line)) + r" \\" for line in (header, *rows)]
+    notes = [f"% {' '.join(note.split())}" for note in notes_on(board)]
+    columns = "lll" + "r" * (len(header) - 3)
+    about = f"% {board.benchmark}, rule {board.rule}, data {board.data_hash[:12]}"
+    table = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([about, *notes, *table, r"\end{tabular}"])
+
+
 def flat(board: Leaderboard) -> list[dict[str, Any]]:
-    """One flat record a model."""
+    """One flat record a model, and a null baseline."""
     return [
         {
             "benchmark": board.benchmark,
@@ -96,9 +109,10 @@ def flat(board: Leaderboard) -> list[dict[str, Any]]:
             "truncated": entry.truncated,
             "not_finite": entry.not_finite,
             "unparsed": entry.unparsed,
+            "within_noise": entry.within_noise,
             "failure": entry.failure,
         }
-        for entry in board.entries
+        for entry in (*board.entries, *board.nulls)
     ]
 
 
@@ -121,6 +135,8 @@ def notes_on(board: Leaderboard) -> list[str]:
         if entry.unparsed:
             scored = entry.rows - entry.rows_missing
             notes.append(f"{entry.name}: {entry.unparsed} of {scored} rows have a text without a verdict; see `scores`")
+    if noisy := [f"{entry.name} {entry.within_noise}" for entry in board.entries if entry.within_noise]:
+        notes.append(f"verdicts that numerical noise could turn (what `check` lets pass): {', '.join(noisy)}")
     if any(entry.tied for entry in board.entries):
         notes.append(f"{TIED.strip()}: the rows do not tell this model from the next one (95%, paired bootstrap)")
     if board.entries and board.entries[0].complete:
@@ -186,20 +202,8 @@ def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:
     rows = [
         {name: "" if value is None else str(value) for name, value in line.items() if name != "texts"} for line in shown
     ]
-    if not rows:
-        return
-    header = list(rows[0])
-    cells = [list(row.values()) for row in rows]
-    if output == "csv":
-        print("\n".join(_csv_line(line) for line in [header, *cells]))
-    elif output == "markdown":
-        print(
-            "\n".join(
-                "| " + " | ".join(map(_markdown, line)) + " |" for line in [header, ["---"] * len(header), *cells]
-            )
-        )
-    else:
-        print(_text_table(header, cells, "scores"), end="")
+    if rows:
+        print(listing(rows, output, "scores").rstrip("\n"))
 
 
 def _finite(value: float | None) -> float | str | None:
@@ -218,16 +222,20 @@ def _cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     sections = list(board.entries[0].sections) if board.entries else []
     header = ["rank", "model", "family", "overall", "95%", "ranks", *sections, "rows", "missing", "ties", "truncated"]
     rows = []
-    for rank, entry in enumerate(board.entries, 1):
+    for rank, entry in placed(board):
         numbers = [entry.rows, entry.rows_missing, entry.ties, entry.truncated]
         percentages = [percent(entry.sections[name]) for name in sections]
         sure = [percent(entry.overall), span(entry.intervals.get(OVERALL)), ranks(entry)]
-        rows.append([_rank(rank, entry), entry.name, entry.family, *sure, *percentages, *map(str, numbers)])
+        rows.append([str(rank or "-"), entry.name, entry.family, *sure, *percentages, *map(str, numbers)])
     return header, rows
 
 
-def _rank(rank: int, entry: Entry) -> str:
-    return str(rank) if entry.complete else "-"
+def placed(board: Leaderboard) -> list[tuple[int | None, Entry]]:
+    """Ranks and entries as a table shows them: null baselines that were not run stand among the ranked, unranked."""
+    ranked = [(rank if entry.complete else None, entry) for rank, entry in enumerate(board.entries, 1)]
+    whole = [pair for pair in ranked if pair[1].complete] + [(None, entry) for entry in board.nulls]
+    whole.sort(key=lambda pair: -(pair[1].overall if pair[1].overall is not None else -1.0))
+    return whole + [pair for pair in ranked if not pair[1].complete]
 
 
 def percent(value: float | None) -> str:
@@ -276,3 +284,13 @@ def _markdown(cell: str) -> str:
     """Text that Markdown shows as it is: no markup, link or HTML, and no further cell or line."""
     one_line = " ".join(cell.splitlines())
     return re.sub(r"([\\`*\[\]|])", r"\\\1", one_line.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "≈": r"$\approx$"}
+)
+
+
+def _latex(cell: str) -> str:
+    return " ".join(cell.split()).translate(LATEX)

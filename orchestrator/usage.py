@@ -59,7 +59,7 @@ rewardsweep run: score what the store does not have yet, then print the leaderbo
 Stop it at any time (Ctrl-C, a kill, a power cut) and run the same command again: it goes on where it was.
 -m runs one job for each combination of comma-separated values.
 """,
-        SELECTION + STORE + WHERE,
+        SELECTION + STORE.replace("csv or", "csv, latex or") + WHERE,
         """\
 examples
   rewardsweep run suite=baselines
@@ -79,7 +79,7 @@ examples
     ),
     "leaderboard": (
         "rewardsweep leaderboard: print the leaderboard of a store; all models and benchmarks unless named.\n",
-        SELECTION + STORE,
+        SELECTION + STORE.replace("csv or", "csv, latex or"),
         """\
 examples
   rewardsweep leaderboard store=scores

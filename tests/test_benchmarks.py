@@ -95,7 +95,7 @@ def test_a_folder_is_all_its_files(tmp_path: Path) -> None:
     write(tmp_path, "set/README.md", [])
     assert sorted(row.prompt[0].content for row in find("pairs").load(str(tmp_path / "set"))) == ["q", "r", "s"]
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match=r"holds no file that ends in \.jsonl"):
+    with pytest.raises(InputError, match=r"nor one of files that end in \.jsonl"):
         find("pairs").load(str(tmp_path / "none"))
 
 

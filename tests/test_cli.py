@@ -119,7 +119,7 @@ def test_leaderboard_json_is_the_promised_object(cli: Cli, demo: Path) -> None:
         (entry["overall"] for entry in board["models"]), reverse=True
     )
     found = {entry["name"]: entry for entry in board["models"]}
-    assert found.keys() == {"longest", "shortest", "random"}
+    assert found.keys() == {"longest", "shortest", "random", "position"}
     for name, score in BASELINES.items():
         entry = found[name]
         assert (entry["family"], entry["rows"], entry["rows_missing"]) == ("baseline", len(DEMO), 0)
@@ -181,7 +181,7 @@ def test_a_second_run_scores_nothing_and_says_so(cli: Cli, demo: Path) -> None:
     words = ("suite=baselines", "pool=local", f"store={demo}", "output=json")
     plan = json.loads(cli("plan", *words).stdout)
     assert (plan["owed"], plan["reused"]) == (0, plan["wanted"])
-    assert {stream["model"] for stream in plan["streams"]} == {"longest", "shortest", "random"}
+    assert {stream["model"] for stream in plan["streams"]} == {"longest", "shortest", "random", "position"}
     done = cli("run", *words)
     assert done.returncode == 0
     assert f"nothing to score: all {plan['wanted']} measurements are in the store" in done.stderr
@@ -193,7 +193,7 @@ def test_plan_says_what_is_owed_and_why_and_writes_nothing(cli: Cli, tmp_path: P
     words = ("plan", "suite=baselines", "store=store", "shard_rows=50")
     plan = json.loads(cli(*words, "output=json").stdout)
     texts = {(row["prompt"], row[side]) for row in DEMO for side in ("chosen", "rejected")}
-    assert (plan["wanted"], plan["owed"], plan["reused"]) == (3 * len(texts), 3 * len(texts), 0)
+    assert (plan["wanted"], plan["owed"], plan["reused"]) == (4 * len(texts), 4 * len(texts), 0)
     for stream in plan["streams"]:
         assert (stream["owed"], stream["shards"], stream["reason"]) == (len(texts), -(-len(texts) // 50), "new model")
     assert f"{plan['owed']} of {plan['wanted']} measurements are owed" in cli(*words).stdout
@@ -207,12 +207,12 @@ def test_status_and_verify_report_a_sound_store(cli: Cli, demo: Path) -> None:
     assert first["scored"] == first["asked"] > 0 == first["failed"] == first["reused"]
     assert all(model["present"] == model["wanted"] and model["failure"] is None for model in found["models"])
     text = cli("status", f"store={demo}").stdout
-    assert text.count("measurements, complete") == 3
+    assert text.count("measurements, complete") == 4
     verified = cli("verify", f"store={demo}", "output=json")
     assert verified.returncode == 0
     summary = json.loads(verified.stdout)
     assert (summary["rows"], summary["problems"]) == (first["asked"], [])
-    assert summary["tokens_checked"] == 3 * 16
+    assert summary["tokens_checked"] == 4 * 16
     assert "0 problems" in cli("verify", f"store={demo}").stdout
 
 

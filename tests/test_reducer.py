@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from orchestrator.benchmarks import Example, Rule, data_hash, find
 from orchestrator.reducer import Cell, Leaderboard, reduce
+from orchestrator.site import page
+from orchestrator.tables import as_csv, as_markdown, boards, notes_on, placed
 from workers.protocol import Measurement, Message, Model, ModelSpec, Request, measurement_key
 
 Pair = tuple[float | None, float | None]
@@ -168,14 +170,16 @@ def test_a_failure_is_told_only_while_rows_are_missing() -> None:
 def test_the_json_has_the_documented_keys_and_no_other() -> None:
     case = Case(THREE, {"gap": [WON, WON, GONE], "nan": [(math.nan, 0.0), WON, WON]})
     found = json.loads(text(case))
-    assert found.keys() == {"benchmark", "rule", "data_hash", "models"}
+    assert found.keys() == {"benchmark", "rule", "data_hash", "models", "baselines"}
     assert (found["benchmark"], found["rule"]) == ("rewardbench", "rewardbench-v1")
     assert found["data_hash"] == data_hash(THREE)
     keys = {"name", "family", "overall", "sections", "subsets", "rows", "rows_missing", "ties", "truncated"}
-    for entry in found["models"]:
+    assert {entry["name"] for entry in found["baselines"]} == {"longest", "shortest", "random", "position"}
+    for entry in found["models"] + found["baselines"]:
         keys |= {
             "not_finite",
             "unparsed",
+            "within_noise",
             "failure",
             "overall_interval",
             "section_intervals",
@@ -193,6 +197,40 @@ def test_the_json_has_the_documented_keys_and_no_other() -> None:
     assert found["models"][1]["subsets"]["donotanswer"] == {"accuracy": None, "n": 1, "interval": None}
     assert found["models"][0]["ranks"] == [1, 1]
     assert (found["models"][1]["ranks"], found["models"][1]["overall_interval"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("gap", "dtype", "within"),
+    [(1.9e-4, "float32", 1), (2.1e-4, "float32", 0), (-1e-5, "float32", 1), (0.0, "float32", 0), (0.09, "bfloat16", 1)],
+)
+def test_verdicts_within_the_noise_are_counted(gap: float, dtype: str, within: int) -> None:
+    case = Case(THREE, {"a": [(gap, 0.0), WON, LOST]})
+    one = model("a")
+    one = replace(one, streams=(replace(one.streams[0], dtype=dtype),))
+    found = reduce([one], "rewardbench", RULE, data_hash(THREE), THREE, lambda _: measurements(case, "a"), {})
+    assert found.entries[0].within_noise == within
+    assert any("noise" in note for note in notes_on(found)) == bool(within)
+
+
+def test_latex_is_escaped() -> None:
+    text = boards([board(Case(THREE, {"a_b&c%\\d": [WON, WON, WON]}))], "latex")
+    assert "a\\_b\\&c\\%\\textbackslash{}d" in text
+    assert text.count("{") == text.count("}")
+    lines = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert len({line.count(" & ") for line in lines}) == 1
+    assert len(lines) == 6
+
+
+def test_null_baselines_stand_in_every_table() -> None:
+    made = board(Case(THREE, {"a": [WON, WON, WON], "gap": [GONE, WON, WON]}))
+    names = [entry.name for _, entry in placed(made)]
+    assert (names[0], names[-1]) == ("a", "gap")
+    assert sorted(names[1:-1]) == ["longest", "position", "random", "shortest"]
+    assert [rank for rank, _ in placed(made)] == [1, None, None, None, None, None]
+    for made_text in (as_csv([made]), as_markdown(made), boards([made], "text"), boards([made], "latex"), page(made)):
+        assert "position" in made_text
+    named = reduce([replace(model("longest"), streams=())], "rewardbench", RULE, "h", THREE, lambda _: {}, {})
+    assert [entry.name for entry in named.nulls] == ["shortest", "random", "position"]
 
 
 whole_numbers = st.integers(-3, 3).map(float)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from orchestrator import data
 from orchestrator.benchmarks import Benchmark, Example, Judged, Rule
 from orchestrator.data import Row
-from orchestrator.metrics import best, shares
+from orchestrator.metrics import best, margin, shares
 from workers.plugins import unknown
 from workers.protocol import Message
 
@@ -53,7 +53,7 @@ def credits(judged: Sequence[Judged]) -> list[float]:
 
 def _ties(rows: Sequence[Judged]) -> list[float]:
     """Each row's part in the composite, times the number of rows."""
-    gaps = {row.example.id: _gap(row) for row in rows}
+    gaps = {row.example.id: margin(row) for row in rows}
     sizes = {kind: sum(row.example.id.startswith(kind) for row in rows) for kind in ("ref:", "tied:")}
     both = sum(name.startswith("tied:") and _other(name) in gaps for name in gaps)
     found = []
@@ -77,12 +77,6 @@ def _tanh(margin: float, spread: float) -> float:
     if math.isnan(margin) or math.isnan(spread) or margin == spread == 0:
         return 0.0
     return math.tanh(margin / spread - 1) if spread else math.copysign(1.0, margin)
-
-
-def _gap(row: Judged) -> float:
-    """The worst chosen response over the best rejected one; NaN where a score is."""
-    chosen, rejected = row.scores[: row.example.num_chosen], row.scores[row.example.num_chosen :]
-    return math.nan if any(map(math.isnan, row.scores)) else min(chosen) - max(rejected)
 
 
 def _spread(row: Judged) -> float:

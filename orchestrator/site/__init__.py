@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from orchestrator import __version__
 from orchestrator.benchmarks import OVERALL
 from orchestrator.reducer import Leaderboard
-from orchestrator.tables import notes_on, percent, ranks, span
+from orchestrator.tables import notes_on, percent, placed, ranks, span
 
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, those that reorder text, and halves of surrogate pairs (which no file can hold)."""
@@ -28,10 +28,12 @@ def page(board: Leaderboard) -> str:
     )
     environment.filters |= {"percent": percent, "span": span, "ranks": ranks}
     ranked = [entry for entry in board.entries if entry.complete]
+    shown = [(rank, entry) for rank, entry in placed(board) if entry.complete]
     sections = list(dict.fromkeys(name for entry in board.entries for name in entry.sections))
     html = environment.get_template("leaderboard.html.jinja").render(
         board=board,
         ranked=ranked,
+        shown=shown,
         incomplete=[entry for entry in board.entries if not entry.complete],
         sections=sections,
         best_overall=_best(entry.overall for entry in ranked),

@@ -1,7 +1,8 @@
 """Null baselines: deterministic scores that need no weights, no tokenizer and no other library.
 
 `options.score` names the baseline: `longest` is the number of Unicode characters of the response, `shortest`
-its negative, `random` a number in [0, 1) from a hash of `options.seed` and the request's content.
+its negative, `random` a number in [0, 1) from a hash of `options.seed` and the request's content, `position` one that
+is the higher the earlier a judge with the same `scoring.seed` is shown the response (`workers/families/judge.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 from workers.errors import ModelError
 from workers.plugins import unknown
-from workers.protocol import Finding, Kind, ModelSpec, Output, Request, token_hash
+from workers.protocol import Finding, Kind, ModelSpec, Output, Request, digest, token_hash
 
 VERSION = "1"
 PACKAGES: tuple[str, ...] = ()
@@ -29,16 +30,31 @@ def _shortest(request: Request, options: Mapping[str, Any]) -> float:
 
 
 def _random(request: Request, options: Mapping[str, Any]) -> float:
-    """The first 53 bits of a hash, so that the value is exact in float64."""
     seeded = f"{options.get('seed', 0)}:{request.digest}"
-    return (int.from_bytes(hashlib.sha256(seeded.encode()).digest()[:8], "big") >> 11) / 2**53
+    return _share(hashlib.sha256(seeded.encode()).hexdigest())
+
+
+def _position(request: Request, options: Mapping[str, Any]) -> float:
+    turns = [[turn.role, turn.content] for turn in request.prompt]
+    return 1 - _share(digest([options.get("seed", 0), turns, request.responses[0]]))
+
+
+def _share(drawn: str) -> float:
+    """The first 53 bits of a hash as a number in [0, 1), exact in float64."""
+    return (int(drawn[:16], 16) >> 11) / 2**53
 
 
 SCORES: dict[str, Callable[[Request, Mapping[str, Any]], float]] = {
     "longest": _longest,
     "shortest": _shortest,
     "random": _random,
+    "position": _position,
 }
+
+
+def score(name: str, request: Request) -> float:
+    """What a baseline of that name gives a request, with no options."""
+    return SCORES[name](request, {})
 
 
 class BaselineEngine:
