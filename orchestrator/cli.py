@@ -19,7 +19,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator import __version__, check, compare, evaluate, inspect, leaderboards, usage, zoo
+from orchestrator import __version__, check, compare, correlate, evaluate, inspect, leaderboards, usage, zoo
 from orchestrator.config import KEYS, Settings, settings
 from orchestrator.evaluate import INTERRUPTED, OK, WRONG_INPUT
 from orchestrator.paths import CONF_DIR
@@ -39,7 +39,11 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "verify": inspect.verify,
     "check": check.check,
     "compare": compare.compare,
+    "correlate": correlate.correlate,
 }
+
+NAMING = ("compare", "correlate")
+"""Verbs that take words without a key."""
 
 LISTINGS: dict[str, Callable[[Sequence[str]], int]] = {"models": zoo.models}
 """Verbs that need no configuration: they take their words as they are."""
@@ -99,7 +103,7 @@ def _hydra(verb: str, words: Sequence[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and `_guarded` prints
     start: Any = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)
     before = sys.argv
-    sys.argv = ["rewardsweep", f"++verb={verb}", *_arranged(_named(words) if verb == "compare" else words)]
+    sys.argv = ["rewardsweep", f"++verb={verb}", *_arranged(_named(words) if verb in NAMING else words)]
     try:
         start()
     finally:
@@ -129,16 +133,13 @@ def _arranged(words: Sequence[str]) -> list[str]:
 
 
 def _named(words: Sequence[str]) -> list[str]:
-    """The models that `compare` names without a key, as an override."""
+    """The words without a key, as an override."""
     names = [
         word
         for before, word in zip(["", *words], words, strict=False)
         if "=" not in word and not word.startswith("-") and not OPTIONS.get(before, False)
     ]
-    for name in names:
-        if not plugins.is_name(name):
-            raise InputError(f"compare: {name!r} is not a model's name")
-    return [*(word for word in words if word not in names), f"++compare=[{','.join(map(json.dumps, names))}]"]
+    return [*(word for word in words if word not in names), f"++names=[{','.join(map(json.dumps, names))}]"]
 
 
 def _override(word: str) -> str:

@@ -16,10 +16,10 @@ from workers.errors import InputError, first_line
 
 KEYS = (
     "benchmarks",
-    "compare",
     "data",
     "device",
     "models",
+    "names",
     "output",
     "pool",
     "protocol",
@@ -53,7 +53,7 @@ class Settings:
     workers: int | None
     device: str
     shard_rows: int
-    compare: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def settings(config: DictConfig) -> Settings:
@@ -82,7 +82,7 @@ def settings(config: DictConfig) -> Settings:
         workers=_count("workers", values["workers"]) if values["workers"] is not None else None,
         device=values["device"],
         shard_rows=_count("shard_rows", values["shard_rows"]),
-        compare=tuple(dict.fromkeys(map(str, values["compare"] or ()))),
+        names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
     )
 
 

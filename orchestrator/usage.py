@@ -16,6 +16,7 @@ usage: rewardsweep VERB [key=value ...]
   status       say what was run, what is missing and what failed
   verify       check every part of a store; exit code 1 if anything is wrong
   compare      test whether two models differ on the same rows, and where
+  correlate    set a leaderboard beside results of your own, such as what a policy gained from a reward model
   check        score ten rows of one model in every way: alone, in a batch, in each engine
   models       list the models that can be named, filtered
 
@@ -158,6 +159,26 @@ examples
   rewardsweep compare mine longest store=scores
   rewardsweep compare new old older store=s3://bucket/nightly benchmarks=[rewardbench]
   rewardsweep compare mine longest store=scores output=json
+""",
+    ),
+    "correlate": (
+        """\
+rewardsweep correlate: how a leaderboard goes with results of your own, by model: correlate FILE
+
+FILE (csv, jsonl, json or parquet) has a column `model`, named as in the leaderboard, and columns of numbers, for
+example what a policy gained by PPO or best-of-n. For each of them and each column of the leaderboard: Spearman's, Kendall's (b)
+and Pearson's correlation over the models that have both, with 95% intervals (bootstrap over models).
+""",
+        STORE
+        + """\
+  benchmarks=[name,...]     all in the store if not given
+  rule=NAME                 a dated rule
+""",
+        """\
+examples
+  rewardsweep correlate downstream.csv store=scores
+  rewardsweep correlate ppo.jsonl store=s3://bucket/nightly benchmarks=[rewardbench]
+  rewardsweep correlate downstream.csv store=scores output=json
 """,
     ),
     "models": (

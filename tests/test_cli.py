@@ -70,8 +70,9 @@ def test_help_explains_the_verb_with_three_examples_that_parse(cli: Cli, verb: s
     done = cli(verb, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"rewardsweep {verb}: " in done.stdout
-    selection = {"status": (), "verify": (), "compare": ("benchmarks=", "rule=")}.get(
-        verb, ("model=", "suite=", "benchmarks=", "data.", "rule=")
+    ruled = ("benchmarks=", "rule=")
+    selection = {"status": (), "verify": (), "compare": ruled, "correlate": ruled}.get(
+        verb, ("model=", "suite=", "data.", *ruled)
     )
     for key in ("output=", *(("store=",) if verb != "check" else ()), *selection):
         assert key in done.stdout
