@@ -166,8 +166,8 @@ examples
 rewardsweep correlate: how a leaderboard goes with results of your own, by model: correlate FILE
 
 FILE (csv, jsonl, json or parquet) has a column `model`, named as in the leaderboard, and columns of numbers, for
-example what a policy gained by PPO or best-of-n. For each of them and each column of the leaderboard: Spearman's, Kendall's (b)
-and Pearson's correlation over the models that have both, with 95% intervals (bootstrap over models).
+example what a policy gained by PPO or best-of-n. For each of them and each column of the leaderboard: Spearman's, Kendall's
+(tau-b) and Pearson's correlation over the models that have both, with 95% intervals (bootstrap over models).
 """,
         STORE
         + """\
