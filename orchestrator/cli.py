@@ -19,11 +19,12 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator import __version__, check, compare, correlate, evaluate, inspect, leaderboards, usage, zoo
+from orchestrator import __version__, check, compare, correlate, evaluate, exchange, inspect, leaderboards, usage, zoo
 from orchestrator.config import KEYS, Settings, settings
 from orchestrator.evaluate import INTERRUPTED, OK, WRONG_INPUT
 from orchestrator.paths import CONF_DIR
 from orchestrator.progress import say
+from orchestrator.site import build
 from workers import plugins
 from workers.errors import InputError, SweepError
 
@@ -40,9 +41,12 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "check": check.check,
     "compare": compare.compare,
     "correlate": correlate.correlate,
+    "site": build.site,
+    "import": exchange.import_results,
+    "export": exchange.export_results,
 }
 
-NAMING = ("compare", "correlate")
+NAMING = ("compare", "correlate", "site", "import", "export")
 """Verbs that take words without a key."""
 
 LISTINGS: dict[str, Callable[[Sequence[str]], int]] = {"models": zoo.models}

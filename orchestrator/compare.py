@@ -13,10 +13,7 @@ from orchestrator.benchmarks import OVERALL, Judged, Rule
 from orchestrator.config import Settings
 from orchestrator.leaderboards import choose, existing_store, lookup, scored, selected_benchmarks
 from orchestrator.metrics import credit, margin
-from orchestrator.plan import needs_of
-from orchestrator.reducer import judge, score_rows
 from orchestrator.statistics import Floats, Sample, bootstrap, holm, interval, mcnemar, sample_of, two_sided
-from workers import plugins
 from workers.errors import InputError
 
 SHOWN = 10
@@ -65,20 +62,13 @@ def compare(settings: Settings) -> int:
     """The verb: the first model against each of the others, on every selected benchmark."""
     if len(settings.names) < 2:
         raise InputError("compare: name at least two models of the store: rewardsweep compare A B store=...")
-    for name in settings.names:
-        if not plugins.is_name(name):
-            raise InputError(f"compare: {name!r} is not a model's name")
     store = existing_store(settings)
     found = []
     for name in selected_benchmarks(settings, records.load_runs(store)):
         known = scored(store, settings, name)
-        by_name = {model.name: model for model in choose(settings, known.models, settings.names)}
-        models = [by_name[model] for model in settings.names]
-        needs = needs_of([model for model in models if model.streams], known.examples)
-        judged = {
-            model.name: judge(model, score_rows(model, needs[model.asks], lookup(store))) if model.streams else []
-            for model in models
-        }
+        choose(settings, known, settings.names)
+        there = known.judged(settings.names, lookup(store))
+        judged = {model: there.get(model, []) for model in settings.names}
         for model, rows in judged.items():
             if len(rows) < len(known.examples):
                 missing = len(known.examples) - len(rows)

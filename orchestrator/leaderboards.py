@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from typing import Any
 
 from orchestrator import records, tables
-from orchestrator.benchmarks import Benchmark, Example, data_hash, find
+from orchestrator.benchmarks import Benchmark, Example, Judged, data_hash, find
 from orchestrator.config import Settings
+from orchestrator.imports import load_imports
 from orchestrator.plan import needs_of
 from orchestrator.records import Run
-from orchestrator.reducer import Leaderboard, Lookup, ScoredRow, reduce, score_rows
+from orchestrator.reducer import Imported, Leaderboard, Lookup, ScoredRow, judge, reduce, score_rows
 from orchestrator.site import page
 from orchestrator.stores import Store, open_store
 from workers import plugins
@@ -30,6 +31,18 @@ class Scored:
     examples: Sequence[Example]
     models: Mapping[str, Model]
     failures: Mapping[str, str]
+    imported: Mapping[str, Imported] = field(default_factory=dict)
+
+    def judged(self, names: Sequence[str], read: Lookup) -> dict[str, list[Judged]]:
+        """The scored rows of models, in the order of the names; a model without rows is left out."""
+        models = [self.models[name] for name in names if name in self.models and self.models[name].streams]
+        needs = needs_of(models, self.examples)
+        rows = {model.name: judge(model, score_rows(model, needs[model.asks], read)) for model in models}
+        for name in names:
+            one = self.imported.get(name)
+            if one is not None and one.rows is not None:
+                rows[name] = judge(one.model, one.rows)
+        return {name: rows[name] for name in names if name in rows}
 
 
 def leaderboard(settings: Settings) -> int:
@@ -103,23 +116,26 @@ def scored(store: Store, settings: Settings, name: str) -> Scored:
         rows = [run for run in runs if name in run.benchmarks][-1].benchmarks[name]
         examples = records.load_examples(store, name, rows)
     models = records.latest_models(runs, name)
-    return Scored(benchmark, rows, examples, models, records.latest_failures(runs))
+    imported = {one.model.name: one for one in load_imports(store, name, examples)}
+    return Scored(benchmark, rows, examples, models, records.latest_failures(runs), imported)
 
 
 def board(store: Store, settings: Settings, name: str, models: Sequence[str]) -> Leaderboard:
     """The leaderboard of a benchmark; all models of the store unless some are named."""
     found = scored(store, settings, name)
-    chosen = choose(settings, found.models, models)
+    chosen = choose(settings, found, models)
+    imported = [one for name, one in found.imported.items() if not models or name in models]
     rule = found.benchmark.rule(settings.rule)
-    return reduce(chosen, name, rule, found.data_hash, found.examples, lookup(store), found.failures)
+    return reduce([*chosen, *imported], name, rule, found.data_hash, found.examples, lookup(store), found.failures)
 
 
-def choose(settings: Settings, models: Mapping[str, Model], names: Sequence[str]) -> list[Model]:
-    """The named models, all if none is named; `InputError` for one that was never run."""
+def choose(settings: Settings, known: Scored, names: Sequence[str]) -> list[Model]:
+    """The named models that were run, all if none is named; `InputError` for one that is not there."""
+    there = {*known.models, *known.imported}
     for name in names:
-        if name not in models:
-            raise InputError(f"store={settings.store}: {plugins.unknown(name, sorted(models), 'model')}; run it first")
-    return [model for name, model in models.items() if not names or name in names]
+        if name not in there:
+            raise InputError(f"store={settings.store}: {plugins.unknown(name, sorted(there), 'model')}; run it first")
+    return [model for name, model in known.models.items() if not names or name in names]
 
 
 def lookup(store: Store) -> Lookup:
@@ -135,7 +151,7 @@ def lookup(store: Store) -> Lookup:
 def score_lines(store: Store, settings: Settings, name: str) -> Iterator[dict[str, Any]]:
     """One record a response; the score is None where it is missing."""
     found = scored(store, settings, name)
-    models = choose(settings, found.models, list(settings.models))
+    models = choose(settings, found, list(settings.models))
     models = [model for model in models if model.streams]
     needs = needs_of(models, found.examples)
     for model in models:

@@ -102,8 +102,17 @@ class ScoredRow:
     unparsed: bool = False
 
 
+@dataclass(frozen=True)
+class Imported:
+    """A model whose scores come from elsewhere: its rows, or accuracies of subsets where no rows are known."""
+
+    model: Model
+    rows: tuple[ScoredRow, ...] | None
+    accuracies: Mapping[str, float] = field(default_factory=dict)
+
+
 def reduce(
-    models: Sequence[Model],
+    models: Sequence[Model | Imported],
     benchmark: str,
     rule: Rule,
     data_hash: str,
@@ -112,15 +121,20 @@ def reduce(
     failures: Mapping[str, str],
 ) -> Leaderboard:
     """The leaderboard of a benchmark under a rule."""
-    needs = needs_of([model for model in models if model.streams], examples)
+    imported = [one for one in models if isinstance(one, Imported)]
+    ours = [model for model in models if isinstance(model, Model)]
+    needs = needs_of([model for model in ours if model.streams], examples)
     unscored = [ScoredRow(example, (), None) for example in examples]
-    scored = {
-        model.name: score_rows(model, needs[model.asks], lookup) if model.streams else unscored for model in models
-    }
-    judged = {model.name: judge(model, scored[model.name]) for model in models}
-    made = [_entry(model, rule, scored[model.name], judged[model.name], _failure(model, failures)) for model in models]
+    scored = {model.name: score_rows(model, needs[model.asks], lookup) if model.streams else unscored for model in ours}
+    scored |= {one.model.name: list(one.rows) for one in imported if one.rows is not None}
+    everyone = [*ours, *(one.model for one in imported if one.rows is not None)]
+    judged = {model.name: judge(model, scored[model.name]) for model in everyone}
+    made = [
+        _entry(model, rule, scored[model.name], judged[model.name], _failure(model, failures)) for model in everyone
+    ]
+    made += [_accuracies(one, rule, Counter(row.subset for row in examples)) for one in imported if one.rows is None]
     entries = _with_intervals(sorted(made, key=_best_first), judged, rule)
-    return Leaderboard(benchmark, rule.name, data_hash, tuple(entries), tuple(_nulls(models, rule, examples)))
+    return Leaderboard(benchmark, rule.name, data_hash, tuple(entries), tuple(_nulls(ours, rule, examples)))
 
 
 def _nulls(models: Sequence[Model], rule: Rule, examples: Sequence[Example]) -> list[Entry]:
@@ -149,20 +163,20 @@ def judge(model: Model, rows: Sequence[ScoredRow]) -> list[Judged]:
 
 
 def _with_intervals(entries: Sequence[Entry], judged: Mapping[str, Sequence[Judged]], rule: Rule) -> list[Entry]:
-    """The entries, of which the complete ones come first, with what their rows leave open."""
+    """The entries, with what the rows of the complete ones leave open."""
     whole = [entry for entry in entries if entry.complete and entry.rows]
     if not whole:
         return list(entries)
     sizes = {name: cell.n for name, cell in whole[0].subsets.items()}
     values = bootstrap(sample_of([judged[entry.name] for entry in whole], rule), rule.weights(sizes))
     overall, ranks = values[OVERALL], rank_intervals(values[OVERALL])
-    found = []
+    found = {}
     for place, entry in enumerate(whole):
         gap = interval(overall[place] - overall[place + 1]) if place + 1 < len(whole) else None
         intervals = {cell: interval(resampled[place]) for cell, resampled in values.items()}
         tied = gap is not None and gap.low <= 0
-        found.append(replace(entry, intervals=intervals, ranks=ranks[place], tied=tied))
-    return found + list(entries[len(whole) :])
+        found[entry.name] = replace(entry, intervals=intervals, ranks=ranks[place], tied=tied)
+    return [found.get(entry.name, entry) for entry in entries]
 
 
 def _failure(model: Model, failures: Mapping[str, str]) -> str | None:
@@ -214,10 +228,25 @@ def _entry(model: Model, rule: Rule, rows: Sequence[ScoredRow], judged: Sequence
     )
 
 
+def _accuracies(one: Imported, rule: Rule, sizes: Mapping[str, int]) -> Entry:
+    """An entry of which only the subsets' accuracies are known: it has no rows, so no intervals and no ranks."""
+    known = {name: count for name, count in sizes.items() if name in one.accuracies}
+    missing = sizes.keys() - known.keys()
+    cells = rule.weights(known) if known and not missing else {}
+    values = {
+        cell: metrics.dot(weights, one.accuracies) for cell, weights in cells.items() if cell not in rule.measures
+    }
+    subsets = {name: Cell(one.accuracies.get(name), sizes[name], composite=True) for name in _ordered(sizes, rule)}
+    sections = {section: values.get(section) for section in rule.sections}
+    gone = sum(sizes[name] for name in missing)
+    name, kind = one.model.name, one.model.family
+    return Entry(name, kind, values.get(OVERALL), sections, subsets, gone, gone, 0, 0, 0, 0, None)
+
+
 def _within_noise(model: Model, row: ScoredRow) -> bool:
     """Whether the margin is no tie, and not larger than what two scores may be off by."""
     kind = family(model.family).KIND
-    if row.scores is None or model.family == "baseline" or kind == "generate":
+    if row.scores is None or not model.streams or model.family == "baseline" or kind == "generate":
         return False
     mean = len(model.streams) == 1 and model.scoring.get("reference_free", "avg") == "avg"
     tokens = max(found.num_tokens for found in row.measurements if found) if kind == "logprob" and not mean else 1

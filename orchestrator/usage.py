@@ -17,6 +17,9 @@ usage: rewardsweep VERB [key=value ...]
   verify       check every part of a store; exit code 1 if anything is wrong
   compare      test whether two models differ on the same rows, and where
   correlate    set a leaderboard beside results of your own, such as what a policy gained from a reward model
+  site         write leaderboards, models and comparisons as a folder of pages
+  import       take in results of the reference, as rows marked `imported`
+  export       write results as the reference does, and metadata for model cards
   check        score ten rows of one model in every way: alone, in a batch, in each engine
   models       list the models that can be named, filtered
 
@@ -44,6 +47,8 @@ where
   store=URI                 a folder (default rewardsweep-store), s3://..., gs://...
   output=text               text, json, csv or markdown
 """
+
+PLACE = STORE.partition("  output=")[0]
 
 WHERE = """\
   ray.address=              empty: Ray on this machine; host:port, ray://host:port or auto: a cluster
@@ -166,8 +171,9 @@ examples
 rewardsweep correlate: how a leaderboard goes with results of your own, by model: correlate FILE
 
 FILE (csv, jsonl, json or parquet) has a column `model`, named as in the leaderboard, and columns of numbers, for
-example what a policy gained by PPO or best-of-n. For each of them and each column of the leaderboard: Spearman's, Kendall's
-(tau-b) and Pearson's correlation over the models that have both, with 95% intervals (bootstrap over models).
+example what a policy gained by PPO or best-of-n. For each of them and each column of the leaderboard: the correlation
+of Spearman, of Kendall (tau-b) and of Pearson over the models that have both, with 95% intervals (bootstrap over
+models).
 """,
         STORE
         + """\
@@ -179,6 +185,66 @@ examples
   rewardsweep correlate downstream.csv store=scores
   rewardsweep correlate ppo.jsonl store=s3://bucket/nightly benchmarks=[rewardbench]
   rewardsweep correlate downstream.csv store=scores output=json
+""",
+    ),
+    "site": (
+        """\
+rewardsweep site: write a folder of pages that opens from disk or from any web server: site FOLDER
+
+Every leaderboard with search, filters and sorting; a page a model with its subsets, its provenance, its runs and the
+rows that it loses by most; a page for each pair of neighbours; and insights: types of models, length, agreement, the
+hardest rows. No page asks anything of the network; all of them can be read without JavaScript.
+""",
+        PLACE
+        + """\
+  benchmarks=[name,...]     all in the store if not given
+  rule=NAME                 a dated rule
+""",
+        """\
+examples
+  rewardsweep site public store=scores
+  rewardsweep site public store=s3://bucket/nightly benchmarks=[rewardbench]
+  rewardsweep site public store=scores rule=rewardbench-v1-prior-sets
+""",
+    ),
+    "import": (
+        """\
+rewardsweep import: take results of rewardbench into a store: import FILE_OR_FOLDER [...]
+
+Reads eval-set (accuracies of subsets), eval-set-scores (scores of rows) and the command line's own .json and
+_outputs.jsonl. Rows are joined by subset and id. The models stand in every table as NAME+imported; with scores of rows
+they have intervals and ranks, and can be compared.
+""",
+        PLACE
+        + """\
+  benchmarks=[name]         one; default rewardbench
+  data.rewardbench=FILE     its rows; those of the store's latest run if not given
+""",
+        """\
+examples
+  rewardsweep import results/eval-set-scores store=scores
+  rewardsweep import results/org/model_outputs.jsonl store=scores data.rewardbench=filtered.parquet
+  rewardsweep import reward-bench-2-results/eval-set-scores store=scores benchmarks=[rewardbench2]
+""",
+    ),
+    "export": (
+        """\
+rewardsweep export: write every complete model of a store as the reference does: export FOLDER
+
+FOLDER/BENCHMARK/eval-set/MODEL.json         accuracies of subsets
+FOLDER/BENCHMARK/eval-set-scores/MODEL.json  columns: texts, scores and results of rows
+FOLDER/BENCHMARK/model-cards/MODEL.md        metadata (`model-index`) for the model's card on a hub
+""",
+        PLACE
+        + """\
+  benchmarks=[name,...]     all in the store if not given
+  rule=NAME                 a dated rule
+""",
+        """\
+examples
+  rewardsweep export results store=scores
+  rewardsweep export results store=s3://bucket/nightly benchmarks=[rewardbench]
+  rewardsweep export results store=scores rule=rewardbench-v1-prior-sets
 """,
     ),
     "models": (

@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from orchestrator import __version__
 from orchestrator.benchmarks.rewardbench import SECTIONS
-from orchestrator.cli import VERBS, _arranged
+from orchestrator.cli import NAMING, VERBS, _arranged
 from orchestrator.config import settings
 from orchestrator.paths import CONF_DIR
 from tests.conftest import ROOT, Cli
@@ -70,17 +70,27 @@ def test_help_explains_the_verb_with_three_examples_that_parse(cli: Cli, verb: s
     done = cli(verb, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"rewardsweep {verb}: " in done.stdout
-    ruled = ("benchmarks=", "rule=")
-    selection = {"status": (), "verify": (), "compare": ruled, "correlate": ruled}.get(
-        verb, ("model=", "suite=", "data.", *ruled)
-    )
-    for key in ("output=", *(("store=",) if verb != "check" else ()), *selection):
+    ruled, output = ("benchmarks=", "rule="), ("output=",)
+    keys = {
+        "status": output,
+        "verify": output,
+        "check": ("model=", "suite=", "data.", *ruled, *output),
+        "compare": (*ruled, *output),
+        "correlate": (*ruled, *output),
+        "site": ruled,
+        "import": ("benchmarks=", "data."),
+        "export": ruled,
+    }
+    for key in (
+        *(("store=",) if verb != "check" else ()),
+        *keys.get(verb, ("model=", "suite=", "data.", *ruled, *output)),
+    ):
         assert key in done.stdout
     found = examples(done.stdout)
     assert len(found) == 3
     for command in found:
         assert command[:2] == ["rewardsweep", verb]
-        words = [word for word in command[2:] if verb != "compare" or "=" in word]
+        words = [word for word in command[2:] if verb not in NAMING or "=" in word]
         for overrides in jobs(words):
             with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
                 made = settings(compose("config", [*overrides, f"verb={verb}"]))

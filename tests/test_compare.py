@@ -114,7 +114,7 @@ def test_from_the_command_line(cli: Cli, write_pairs: Any) -> None:
     [
         (["longest"], "name at least two models"),
         (["longest", "longets"], "unknown model 'longets': did you mean 'longest'?"),
-        (["longest", "a,b"], "'a,b' is not a model's name"),
+        (["longest", "a,b"], "unknown model 'a,b'"),
     ],
 )
 def test_a_mistake_is_one_line(cli: Cli, write_pairs: Any, words: list[str], message: str) -> None:

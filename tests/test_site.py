@@ -14,7 +14,7 @@ from orchestrator.site import page
 
 DASH = "\u2013"
 REPLACED = "\ufffd"
-VOID = {"meta"}
+VOID = {"input", "meta"}
 TEXT_COLORS = [("text", "card"), ("text", "page"), ("muted", "card"), ("muted", "page"), ("link", "card")]
 
 HOSTILE = [
@@ -151,7 +151,7 @@ def test_models_without_sections_and_with_different_ones() -> None:
 def test_a_baseline_says_so() -> None:
     html = page(board(entry("model"), entry("longest", family="baseline")))
     assert Page(html).row("longest")[1] == "longestbaseline"
-    assert html.count('<tr class=" baseline">') == 1
+    assert html.count('<tr class=" baseline"') == 1
     assert html.count('<details class="baseline">') == 1
 
 

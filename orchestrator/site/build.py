@@ -1,0 +1,215 @@
+"""The verb `site`: leaderboards, models, comparisons and insights of a store as one folder of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from orchestrator import insights, metrics, records, zoo
+from orchestrator.benchmarks import Example, Judged, Rule
+from orchestrator.compare import comparisons, disagreements
+from orchestrator.config import Settings
+from orchestrator.leaderboards import Scored, board, existing_store, lookup, scored, selected_benchmarks
+from orchestrator.paths import slug
+from orchestrator.plan import needs_of
+from orchestrator.progress import say
+from orchestrator.records import Run
+from orchestrator.reducer import Entry, Leaderboard, Lookup, judge, score_rows
+from orchestrator.site import Links, page, render
+from orchestrator.stores import Store
+from workers.errors import InputError
+from workers.protocol import Model
+
+SCRIPT = (Path(__file__).parent / "site.js").read_text(encoding="utf-8")
+WORST = 10
+"""Lost rows on a model's page."""
+CHARACTERS = 4_000
+"""Of each text on a model's page."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One benchmark of the site: its leaderboard and the rows of its complete models, best first."""
+
+    name: str
+    rule: Rule
+    known: Scored
+    board: Leaderboard
+    judged: Mapping[str, Sequence[Judged]]
+
+
+def site(settings: Settings) -> int:
+    """The verb: write the pages."""
+    if len(settings.names) != 1:
+        raise InputError("site: name one folder to write to: rewardsweep site FOLDER store=...")
+    folder = Path(settings.names[0]).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"site: {folder} is a file; name a folder")
+    store = existing_store(settings)
+    runs = records.load_runs(store)
+    read, names, sizes = lookup(store), selected_benchmarks(settings, runs), _sizes()
+    sections = [_section(store, settings, name, read) for name in names]
+    pages = dict(_pages(sections, runs, sizes, read))
+    for path, html in pages.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(html, encoding="utf-8")
+    say(f"{len(pages)} pages: {folder / 'index.html'}")
+    return 0
+
+
+def _sizes() -> dict[str, float]:
+    """Billions of parameters of the models that ship, by name."""
+    return {listed.name: listed.entry["size"] for listed in zoo.load() if listed.entry.get("size") is not None}
+
+
+def _section(store: Store, settings: Settings, name: str, read: Lookup) -> Section:
+    known, made = scored(store, settings, name), board(store, settings, name, [])
+    judged = known.judged([entry.name for entry in made.entries if entry.complete], read)
+    return Section(name, known.benchmark.rule(settings.rule), known, made, judged)
+
+
+def _pages(
+    sections: Sequence[Section], runs: Sequence[Run], sizes: Mapping[str, float], read: Lookup
+) -> Iterator[tuple[str, str]]:
+    """Paths below the folder and their HTML; the first benchmark is the front page."""
+    fronts = {made.name: "index.html" if at == 0 else f"{made.name}.html" for at, made in enumerate(sections)}
+    for made in sections:
+        links = {entry.name: f"{made.name}/{slug(entry.name)}.html" for entry in made.board.entries}
+        others = [(name, path) for name, path in fronts.items() if name != made.name]
+        pairs = _neighbours(made)
+        nav = [*others, *([("insights", f"{made.name}/insights.html")] if made.judged else [])]
+        yield fronts[made.name], page(made.board, links, sizes, nav, SCRIPT)
+        back = [(f"{made.name} leaderboard", f"../{fronts[made.name]}")]
+        for entry in made.board.entries:
+            beside = [
+                (f"compared with {two if one == entry.name else one}", f"{file}.html")
+                for (one, two), file in pairs.items()
+                if entry.name in (one, two)
+            ]
+            yield links[entry.name], _model_page(made, entry, [*back, *beside], runs, sizes, read)
+        for (one, two), file in pairs.items():
+            yield f"{made.name}/{file}.html", _comparison_page(made, one, two, back)
+        if made.judged:
+            yield f"{made.name}/insights.html", _insights_page(made, back)
+
+
+def _neighbours(made: Section) -> dict[tuple[str, str], str]:
+    """Pairs of models that follow each other in the ranking, and the files of their comparisons."""
+    names = list(made.judged)
+    return {(one, two): f"{slug(one)}-and-{slug(two)}" for one, two in pairwise(names)}
+
+
+def _comparison_page(made: Section, one: str, two: str, nav: Links) -> str:
+    pair = {name: made.judged[name] for name in (one, two)}
+    return render(
+        "comparison",
+        f"{one} and {two}",
+        nav,
+        board=made.board,
+        rows=comparisons(pair, made.rule),
+        far=disagreements(pair),
+    )
+
+
+def _insights_page(made: Section, nav: Links) -> str:
+    whole = [entry for entry in made.board.entries if entry.complete]
+    models = {
+        entry.name: made.judged[entry.name]
+        for entry in whole
+        if entry.family != "baseline" and entry.name in made.judged
+    }
+    found = insights.groups(whole)
+    return render(
+        "insights",
+        f"Insights: {made.name}",
+        nav,
+        board=made.board,
+        models=len(models),
+        groups=found,
+        says=insights.says(found),
+        lengths=insights.lengths(made.judged),
+        agreement=insights.agreement(made.judged),
+        hardest=insights.hardest(made.known.examples, models) if models else [],
+    )
+
+
+def _model_page(
+    made: Section, entry: Entry, nav: Links, runs: Sequence[Run], sizes: Mapping[str, float], read: Lookup
+) -> str:
+    model = made.known.models.get(entry.name)
+    return render(
+        "model",
+        entry.name,
+        nav,
+        board=made.board,
+        entry=entry,
+        type=insights.type_of(entry.family),
+        size=sizes.get(entry.name),
+        sections=made.rule.sections,
+        provenance=[
+            _provenance(spec.identity) | {"fingerprint": spec.fingerprint} for spec in (model.streams if model else ())
+        ],
+        history=list(_history(made, entry.name, runs, read)),
+        worst=_worst(made.judged.get(entry.name, ())),
+    )
+
+
+def _provenance(identity: Mapping[str, Any]) -> dict[str, str]:
+    """What a score depends on, as text; what is not set is left out."""
+    shown = dict(identity) | {"environment": ", ".join(map(" ".join, identity["environment"]))}
+    return {name: str(value) for name, value in shown.items() if value not in (None, "", {}, (), [])}
+
+
+def _history(made: Section, name: str, runs: Sequence[Run], read: Lookup) -> Iterator[dict[str, str | float | None]]:
+    """The runs that asked for the model, latest first; scores are made from the store where the rows are today's."""
+    overall = partial(_overall, made, read, {})
+    for run in reversed(runs):
+        asked = {model.name: model for model in run.models}
+        if name in asked and made.name in run.benchmarks:
+            costs = [cost for cost in run.outcome.costs if cost.model == name] if run.outcome else []
+            yield {
+                "started": run.started,
+                "state": run.outcome.state if run.outcome else "running, or killed",
+                "overall": overall(asked[name]) if run.benchmarks[made.name] == made.known.data_hash else None,
+                "identity": " ".join(spec.fingerprint[:12] for spec in asked[name].streams),
+                "data": run.benchmarks[made.name][:12],
+                "commit": run.facts.get("commit", "")[:12],
+                "cost": ", ".join(f"${cost.dollars:.2f}" for cost in costs if cost.dollars is not None),
+            }
+
+
+def _overall(made: Section, read: Lookup, known: dict[tuple[str, ...], float | None], model: Model) -> float | None:
+    """The overall of a model as a run pinned it, each identity reduced once."""
+    identity = tuple(spec.fingerprint for spec in model.streams)
+    if identity and identity not in known:
+        needs = needs_of([model], made.known.examples)
+        rows = judge(model, score_rows(model, needs[model.asks], read))
+        whole = len(rows) == len(made.known.examples)
+        known[identity] = metrics.score(rows, made.rule).overall if whole else None
+    return known.get(identity)
+
+
+def _worst(rows: Sequence[Judged]) -> list[dict[str, Any]]:
+    """The rows lost by the widest margin, with their texts."""
+    lost = [(metrics.margin(row), row.example) for row in rows if metrics.margin(row) < 0]
+    lost.sort(key=lambda pair: (pair[0], pair[1].key))
+    return [
+        {"subset": row.subset, "id": row.id, "margin": margin, "texts": list(_texts(row))}
+        for margin, row in lost[:WORST]
+    ]
+
+
+def _texts(row: Example) -> Iterator[tuple[str, str]]:
+    for turn in row.prompt:
+        yield turn.role, _cut(turn.content)
+    for at, response in enumerate(row.responses):
+        yield "chosen" if at < row.num_chosen else "rejected", _cut(response)
+
+
+def _cut(text: str) -> str:
+    more = len(text) - CHARACTERS
+    return text if more <= 0 else f"{text[:CHARACTERS]}\n[{more:,} more characters]"
