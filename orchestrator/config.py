@@ -23,6 +23,7 @@ KEYS = (
     "output",
     "pool",
     "protocol",
+    "push",
     "ray",
     "rule",
     "shard_rows",
@@ -54,6 +55,7 @@ class Settings:
     device: str
     shard_rows: int
     names: tuple[str, ...] = ()
+    push: str | None = None
 
 
 def settings(config: DictConfig) -> Settings:
@@ -82,6 +84,7 @@ def settings(config: DictConfig) -> Settings:
         workers=_count("workers", values["workers"]) if values["workers"] is not None else None,
         device=values["device"],
         shard_rows=_count("shard_rows", values["shard_rows"]),
+        push=_text("push", values["push"]),
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
     )
 

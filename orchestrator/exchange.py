@@ -20,7 +20,7 @@ from orchestrator.progress import say
 from orchestrator.records import Account, Outcome, Run
 from orchestrator.reducer import Entry
 from orchestrator.stores import Store, open_store
-from workers.errors import InputError
+from workers.errors import InputError, first_line
 
 DEFAULT = "rewardbench"
 TYPES = {"classifier": "Seq. Classifier", "pairwise": "Custom Classifier", "DPO": "DPO", "judge": "Generative RM"}
@@ -90,7 +90,27 @@ def export_results(settings: Settings) -> int:
                 _write(folder / name, known, entry, judged[entry.name], made.rule)
                 written += 1
     say(f"{written} models: {folder}")
+    if settings.push is not None:
+        _push(folder, settings.push)
     return 0
+
+
+def _push(folder: Path, repository: str) -> None:
+    """Upload the folder to a data set of the hub, which is made where it is not there, private."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, repo_type="dataset", private=True, exist_ok=True)
+        found = api.upload_folder(
+            repo_id=repository, repo_type="dataset", folder_path=folder, commit_message="rewardsweep export"
+        )
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError(
+            f"push={repository}: the hub does not take it ({first_line(error)}); check the name and HF_TOKEN"
+        ) from error
+    say(f"pushed: {found.commit_url}")
 
 
 def _write(folder: Path, known: Scored, entry: Entry, rows: Sequence[Judged], rule: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from orchestrator.benchmarks import Example
@@ -67,8 +68,9 @@ class Plan:
         return sum(len(stream.owed) for stream in self.streams.values())
 
 
+@cache
 def family(name: str) -> FamilyModule:
-    """The family's module; `InputError` lists what exists."""
+    """The family's module, looked up once: it is asked for by every row; `InputError` lists what exists."""
     module: Any = plugins.resolve("workers.families", name)
     return module  # type: ignore[no-any-return]
 

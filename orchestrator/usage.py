@@ -237,6 +237,7 @@ FOLDER/BENCHMARK/model-cards/MODEL.md        metadata (`model-index`) for the mo
 """,
         PLACE
         + """\
+  push=ORG/DATASET          upload FOLDER to a data set of the hub besides; HF_TOKEN is its token
   benchmarks=[name,...]     all in the store if not given
   rule=NAME                 a dated rule
 """,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -247,3 +249,67 @@ def test_nothing_is_kept_where_one_file_is_bad(cli: Cli, tmp_path: Path, data: s
     ):
         done = cli("import", *words, "store=s")
         assert (done.returncode, message in done.stderr) == (2, True)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What `upload_folder` needs of a hub; keeps what it is sent."""
+
+    sent: ClassVar[list[tuple[str, str, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.sent.append((self.path, self.headers.get("Authorization") or "", body))
+        if self.headers.get("Authorization") != "Bearer hf_good":
+            self.answer(401, {"error": "Invalid credentials"})
+        elif "/preupload/" in self.path:
+            files = json.loads(body)["files"]
+            modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+            self.answer(200, {"files": modes})
+        elif "/commit/" in self.path:
+            self.answer(
+                200,
+                {
+                    "commitUrl": f"http://{self.headers['Host']}/datasets/org/scores/commit/{'a' * 40}",
+                    "commitOid": "1",
+                    "hookOutput": "",
+                    "success": True,
+                },
+            )
+        else:
+            self.answer(200, {"url": f"http://{self.headers['Host']}/datasets/org/scores"})
+
+    def do_GET(self) -> None:
+        self.answer(200, {"id": "org/scores", "sha": "0" * 40, "siblings": []})
+
+    def answer(self, code: int, value: object) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def test_results_are_pushed_only_when_asked_for(cli: Cli, tmp_path: Path, data: str) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    hub = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_good"}
+    assert cli("run", "model=[longest]", data, "store=s", "pool=local").returncode == 0
+    assert cli("export", str(tmp_path / "out"), "store=s", settings=hub).returncode == 0
+    assert Hub.sent == []
+    done = cli("export", str(tmp_path / "out"), "store=s", "push=org/scores", settings=hub)
+    assert done.returncode == 0, done.stderr
+    assert "pushed: " in done.stderr
+    (commit,) = [body for path, _, body in Hub.sent if "/commit/" in path]
+    paths = {json.loads(line)["value"].get("path") for line in commit.splitlines()} - {None}
+    assert {path.split("/")[1] for path in paths} == {"eval-set", "eval-set-scores", "model-cards"}
+    hub["HF_TOKEN"] = "hf_canary"
+    done = cli("export", str(tmp_path / "out"), "store=s", "push=org/scores", settings=hub)
+    server.shutdown()
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 2)
+    assert "push=org/scores: the hub does not take it" in done.stderr
+    assert "canary" not in done.stdout + done.stderr
