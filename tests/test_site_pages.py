@@ -15,8 +15,11 @@ import pytest
 from orchestrator.benchmarks import Example, Judged
 from orchestrator.insights import agreement, groups, hardest, lengths, says, type_of
 from orchestrator.paths import slug
+from orchestrator.site.build import measured
+from orchestrator.stores import Stream
 from tests.conftest import Cli
 from tests.test_site import HOSTILE, Page, board, entry
+from workers.protocol import ModelSpec
 
 SCREENSHOTS = os.environ.get("REWARDSWEEP_SCREENSHOTS")
 """A folder that keeps what the browser shows, at three widths."""
@@ -83,9 +86,21 @@ def test_a_models_page_has_provenance_runs_and_lost_rows(made: Path) -> None:
     rows = [[cell.strip() for cell in row] for row in Page(html).rows]
     assert ["family", "baseline"] in rows
     assert any(row[1:2] == ["done"] for row in rows)
+    assert any(row[0] == "work" and row[1].endswith("with loading") for row in rows if row)
     assert "Rows lost by the widest margin" in html
     assert "[996,000 more characters]" in html
     assert len(html) < 200_000
+
+
+def test_hours_are_of_gpus_and_loading_counts_once_a_run() -> None:
+    spec = ModelSpec("m", "m", "w", "scalar", "1", "transformers", "1", (), gpus=2)
+    footer = {"run": "r", "load_seconds": "60", "compute_seconds": "30", "tokens": "1000", "host": "secret-host"}
+    parts = tuple(footer | {"device": device, "commit": "c"} for device in ("NVIDIA H200", "NVIDIA H200"))
+    found = measured(Stream(provenance=parts), spec)
+    assert found["work"] == "2,000 tokens in 60.0 s, 120.0 s with loading"
+    assert found["GPU-hours"] == "0.067"
+    assert (found["measured: device"], "secret-host" in str(found)) == ("NVIDIA H200", False)
+    assert "GPU-hours" not in measured(Stream(provenance=(footer | {"device": "cpu"},)), spec)
 
 
 def test_a_name_cannot_leave_the_folder() -> None:

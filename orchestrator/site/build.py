@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,16 @@ from orchestrator import insights, metrics, records, zoo
 from orchestrator.benchmarks import Example, Judged, Rule
 from orchestrator.compare import comparisons, disagreements
 from orchestrator.config import Settings
-from orchestrator.leaderboards import Scored, board, existing_store, lookup, scored, selected_benchmarks
+from orchestrator.leaderboards import Scored, board, existing_store, scored, selected_benchmarks
 from orchestrator.paths import slug
 from orchestrator.plan import needs_of
 from orchestrator.progress import say
 from orchestrator.records import Run
-from orchestrator.reducer import Entry, Leaderboard, Lookup, judge, score_rows
+from orchestrator.reducer import Entry, Leaderboard, judge, score_rows
 from orchestrator.site import Links, page, render
-from orchestrator.stores import Store
+from orchestrator.stores import Store, Stream
 from workers.errors import InputError
-from workers.protocol import Model
+from workers.protocol import Measurement, Model, ModelSpec
 
 SCRIPT = (Path(__file__).parent / "site.js").read_text(encoding="utf-8")
 WORST = 10
@@ -40,6 +40,11 @@ class Section:
     known: Scored
     board: Leaderboard
     judged: Mapping[str, Sequence[Judged]]
+    stream: Callable[[str], Stream]
+
+    def read(self, fingerprint: str) -> Mapping[str, Measurement]:
+        """The measurements of a fingerprint."""
+        return self.stream(fingerprint).rows
 
 
 def site(settings: Settings) -> int:
@@ -51,9 +56,8 @@ def site(settings: Settings) -> int:
         raise InputError(f"site: {folder} is a file; name a folder")
     store = existing_store(settings)
     runs = records.load_runs(store)
-    read, names, sizes = lookup(store), selected_benchmarks(settings, runs), _sizes()
-    sections = [_section(store, settings, name, read) for name in names]
-    pages = dict(_pages(sections, runs, sizes, read))
+    names = selected_benchmarks(settings, runs)
+    pages = dict(_pages([_section(store, settings, name) for name in names], runs, _sizes()))
     for path, html in pages.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(html, encoding="utf-8")
@@ -66,15 +70,15 @@ def _sizes() -> dict[str, float]:
     return {listed.name: listed.entry["size"] for listed in zoo.load() if listed.entry.get("size") is not None}
 
 
-def _section(store: Store, settings: Settings, name: str, read: Lookup) -> Section:
-    known, made = scored(store, settings, name), board(store, settings, name, [])
-    judged = known.judged([entry.name for entry in made.entries if entry.complete], read)
-    return Section(name, known.benchmark.rule(settings.rule), known, made, judged)
+def _section(store: Store, settings: Settings, name: str) -> Section:
+    known, made, stream = scored(store, settings, name), board(store, settings, name, []), cache(store.read)
+    judged = known.judged(
+        [entry.name for entry in made.entries if entry.complete], lambda fingerprint: stream(fingerprint).rows
+    )
+    return Section(name, known.benchmark.rule(settings.rule), known, made, judged, stream)
 
 
-def _pages(
-    sections: Sequence[Section], runs: Sequence[Run], sizes: Mapping[str, float], read: Lookup
-) -> Iterator[tuple[str, str]]:
+def _pages(sections: Sequence[Section], runs: Sequence[Run], sizes: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """Paths below the folder and their HTML; the first benchmark is the front page."""
     fronts = {made.name: "index.html" if at == 0 else f"{made.name}.html" for at, made in enumerate(sections)}
     for made in sections:
@@ -90,7 +94,7 @@ def _pages(
                 for (one, two), file in pairs.items()
                 if entry.name in (one, two)
             ]
-            yield links[entry.name], _model_page(made, entry, [*back, *beside], runs, sizes, read)
+            yield links[entry.name], _model_page(made, entry, [*back, *beside], runs, sizes)
         for (one, two), file in pairs.items():
             yield f"{made.name}/{file}.html", _comparison_page(made, one, two, back)
         if made.judged:
@@ -137,9 +141,7 @@ def _insights_page(made: Section, nav: Links) -> str:
     )
 
 
-def _model_page(
-    made: Section, entry: Entry, nav: Links, runs: Sequence[Run], sizes: Mapping[str, float], read: Lookup
-) -> str:
+def _model_page(made: Section, entry: Entry, nav: Links, runs: Sequence[Run], sizes: Mapping[str, float]) -> str:
     model = made.known.models.get(entry.name)
     return render(
         "model",
@@ -151,22 +153,49 @@ def _model_page(
         size=sizes.get(entry.name),
         sections=made.rule.sections,
         provenance=[
-            _provenance(spec.identity) | {"fingerprint": spec.fingerprint} for spec in (model.streams if model else ())
+            {
+                **_provenance(spec.identity),
+                "fingerprint": spec.fingerprint,
+                **measured(made.stream(spec.fingerprint), spec),
+            }
+            for spec in (model.streams if model else ())
         ],
-        history=list(_history(made, entry.name, runs, read)),
+        history=list(_history(made, entry.name, runs)),
         worst=_worst(made.judged.get(entry.name, ())),
     )
 
 
-def _provenance(identity: Mapping[str, Any]) -> dict[str, str]:
+def _provenance(spec: ModelSpec) -> dict[str, str]:
     """What a score depends on, as text; what is not set is left out."""
-    shown = dict(identity) | {"environment": ", ".join(map(" ".join, identity["environment"]))}
+    shown = {
+        **spec.identity,
+        "environment": ", ".join(map(" ".join, spec.environment)),
+        "fingerprint": spec.fingerprint,
+    }
     return {name: str(value) for name, value in shown.items() if value not in (None, "", {}, (), [])}
 
 
-def _history(made: Section, name: str, runs: Sequence[Run], read: Lookup) -> Iterator[dict[str, str | float | None]]:
+def measured(stream: Stream, spec: ModelSpec) -> dict[str, str]:
+    """What the parts of a stream say: where and with what they were computed, tokens, hours of GPUs with loading."""
+    parts = stream.provenance
+    said = {name: sorted({part[name] for part in parts if part.get(name)}) for name in SAID}
+    compute = sum(float(part.get("compute_seconds", 0)) for part in parts)
+    loads = {(part.get("run"), part.get("load_seconds")) for part in parts}
+    seconds = compute + sum(float(load or 0) for _, load in loads)
+    tokens = sum(int(part.get("tokens", 0)) for part in parts)
+    work = f"{tokens:,} tokens in {compute:,.1f} s, {seconds:,.1f} s with loading"
+    on_gpu = spec.gpus and any(device not in ("cpu", "none") for device in said["device"])
+    hours = {"GPU-hours": f"{seconds * spec.gpus / 3600:,.3f}"} if on_gpu else {}
+    return {f"measured: {name}": ", ".join(values) for name, values in said.items() if values} | {"work": work, **hours}
+
+
+SAID = ("device", "attention", "architecture", "parameters", "commit", "rewardsweep")
+"""Facts of the footers that a page shows; the name of a host is none of them."""
+
+
+def _history(made: Section, name: str, runs: Sequence[Run]) -> Iterator[dict[str, str | float | None]]:
     """The runs that asked for the model, latest first; scores are made from the store where the rows are today's."""
-    overall = partial(_overall, made, read, {})
+    overall = partial(_overall, made, {})
     for run in reversed(runs):
         asked = {model.name: model for model in run.models}
         if name in asked and made.name in run.benchmarks:
@@ -182,12 +211,12 @@ def _history(made: Section, name: str, runs: Sequence[Run], read: Lookup) -> Ite
             }
 
 
-def _overall(made: Section, read: Lookup, known: dict[tuple[str, ...], float | None], model: Model) -> float | None:
+def _overall(made: Section, known: dict[tuple[str, ...], float | None], model: Model) -> float | None:
     """The overall of a model as a run pinned it, each identity reduced once."""
     identity = tuple(spec.fingerprint for spec in model.streams)
     if identity and identity not in known:
         needs = needs_of([model], made.known.examples)
-        rows = judge(model, score_rows(model, needs[model.asks], read))
+        rows = judge(model, score_rows(model, needs[model.asks], made.read))
         whole = len(rows) == len(made.known.examples)
         known[identity] = metrics.score(rows, made.rule).overall if whole else None
     return known.get(identity)

@@ -22,12 +22,13 @@ class Stream:
     """All measurements of one fingerprint, by the digest of their request.
 
     `damaged` names the parts that were left out, with the reason; `conflicts` counts keys that two parts give
-    different values.
+    different values. `provenance` is what the footers of the sound parts say of who computed them, with what.
     """
 
     rows: Mapping[str, Measurement] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
     conflicts: int = 0
+    provenance: tuple[Mapping[str, str], ...] = ()
 
 
 class Store(Protocol):

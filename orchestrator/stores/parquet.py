@@ -112,6 +112,7 @@ class ParquetStore:
         rows: dict[str, Measurement] = {}
         damaged: list[str] = []
         conflicts: set[str] = set()
+        provenance: list[Mapping[str, str]] = []
         for path in self.list(f"measurements/{fingerprint}"):
             try:
                 part, footer = read_part(self.load(path) or b"", path)
@@ -120,10 +121,11 @@ class ParquetStore:
             except StoreError as error:
                 damaged.append(str(error))
                 continue
+            provenance.append(footer["provenance"])
             for row in part:
                 if not _agree(rows.setdefault(row.request, row), row):
                     conflicts.add(row.request)
-        return Stream(rows, tuple(damaged), len(conflicts))
+        return Stream(rows, tuple(damaged), len(conflicts), tuple(provenance))
 
     def fingerprints(self) -> list[str]:
         """Every fingerprint that has a part."""
