@@ -153,11 +153,7 @@ def _model_page(made: Section, entry: Entry, nav: Links, runs: Sequence[Run], si
         size=sizes.get(entry.name),
         sections=made.rule.sections,
         provenance=[
-            {
-                **_provenance(spec.identity),
-                "fingerprint": spec.fingerprint,
-                **measured(made.stream(spec.fingerprint), spec),
-            }
+            _provenance(spec) | measured(made.stream(spec.fingerprint), spec)
             for spec in (model.streams if model else ())
         ],
         history=list(_history(made, entry.name, runs)),
