@@ -215,6 +215,8 @@ def test_languages(tmp_path: Path) -> None:
     ]
     examples = find("mrewardbench").load(write(tmp_path, "rows.jsonl", rows))
     assert [row.subset for row in examples] == ["deu_Latn Chat Hard", "vie_Latn Reasoning"]
+    folder = write(tmp_path, "set/zho_Hant/test.jsonl", [PAIR | {"language": "zh", "source": "donotanswer"}])
+    assert [row.subset for row in find("mrewardbench").load(folder)] == ["zho_Hant Safety"]
     judged = [Judged(examples[0], (1.0, 0.0)), Judged(examples[1], (0.0, 1.0))]
     scores = score(judged, find("mrewardbench").rule(None))
     assert scores.sections == {"Chat": None, "Chat Hard": 1, "Safety": None, "Reasoning": 0}

@@ -1,9 +1,9 @@
 """M-RewardBench: RewardBench in 23 languages.
 
-Dataset: CohereLabsCommunity/multilingual-reward-bench, a folder with a file a language: `prompt`, `chosen`, `rejected`,
-`language`, and `category`, else RewardBench's `subset`. Metric: the chosen response scores strictly higher. Sections:
-the share of rows of a category, averaged over the languages. Overall: the mean of the four, which is ours
-(arXiv:2410.15522 reports languages). A subset is a category in a language.
+Dataset: CohereLabsCommunity/multilingual-reward-bench, a folder a language: `prompt`, `chosen`, `rejected`,
+`language` (else the folder's name), and `category`, else RewardBench's subset as `subset` or `source`. Metric: the
+chosen response scores strictly higher. Sections: the share of rows of a category, averaged over the languages.
+Overall: the mean of the four, which is ours (arXiv:2410.15522 reports languages). A subset is a category in a language.
 """
 
 from __future__ import annotations
@@ -34,16 +34,21 @@ def parse(rows: Iterable[Row]) -> list[Example]:
 
 
 def _row(row: Row) -> Row:
-    language = data.text(row, "language")
-    if language not in LANGUAGES:
-        raise row.fail(unknown(language, list(LANGUAGES), "language"))
-    named = row.values.get("category") is not None
-    name = data.text(row, "category") if named else CATEGORY_OF.get(data.text(row, "subset"), "")
-    category = next((section for section in SECTIONS if _plain(section) == _plain(name)), None)
-    if category is None:
-        column = "category" if named else "subset"
-        raise row.fail(unknown(data.text(row, column), list(SECTIONS) if named else list(CATEGORY_OF), column))
-    return replace(row, values={**row.values, "subset": f"{language} {category}"})
+    given = str(row.values.get("language") or "")
+    language = next((name for name in (given, row.file.parent.name) if name in LANGUAGES), None)
+    if language is None:
+        raise row.fail(unknown(given, list(LANGUAGES), "language"))
+    return replace(row, values={**row.values, "subset": f"{language} {_category(row)}"})
+
+
+def _category(row: Row) -> str:
+    """RewardBench's section, named by the first column that is there."""
+    column = next((name for name in ("category", "subset", "source") if row.values.get(name) is not None), "category")
+    name = data.text(row, column)
+    found = next((section for section in SECTIONS if _plain(section) == _plain(name)), CATEGORY_OF.get(name))
+    if found is None:
+        raise row.fail(unknown(name, [*SECTIONS, *CATEGORY_OF], column))
+    return found
 
 
 def _plain(name: str) -> str:
