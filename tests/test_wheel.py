@@ -56,5 +56,10 @@ def test_the_wheel_runs_from_any_directory(installed: Path, tmp_path: Path) -> N
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {model["name"] for model in json.loads(done.stdout)["models"]} == {"longest", "shortest", "random"}
+    names = {"longest", "shortest", "random", "position"}
+    assert {model["name"] for model in json.loads(done.stdout)["models"]} == names
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+    command[4:] = ["site", "public", "store=here"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "<script>" in (tmp_path / "public" / "index.html").read_text(encoding="utf-8")
