@@ -89,6 +89,17 @@ def settings(config: DictConfig) -> Settings:
     )
 
 
+def named_folder(settings: Settings) -> Path:
+    """The one folder that a verb was told to write to; `InputError` where it is none."""
+    verb = settings.verb
+    if len(settings.names) != 1:
+        raise InputError(f"{verb}: name one folder to write to: rewardsweep {verb} FOLDER store=...")
+    folder = Path(settings.names[0]).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{verb}: {folder} is a file; name a folder")
+    return folder
+
+
 def _known_keys(prefix: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
     """Every key is there and none besides: `+sotre=x` must not go unnoticed."""
     for key in values:

@@ -11,7 +11,7 @@ import yaml
 
 from orchestrator import metrics, provenance, records
 from orchestrator.benchmarks import OVERALL, Example, Judged, data_hash, find
-from orchestrator.config import Settings
+from orchestrator.config import Settings, named_folder
 from orchestrator.imports import files, load_imports, matched, read, save_import
 from orchestrator.insights import type_of
 from orchestrator.leaderboards import Scored, board, existing_store, lookup, scored, selected_benchmarks
@@ -75,11 +75,7 @@ def _save_run(store: Store, benchmark: str, examples: Sequence[Example]) -> None
 
 def export_results(settings: Settings) -> int:
     """The verb: three files a complete model and benchmark."""
-    if len(settings.names) != 1:
-        raise InputError("export: name one folder to write to: rewardsweep export FOLDER store=...")
-    folder = Path(settings.names[0]).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"export: {folder} is a file; name a folder")
+    folder = named_folder(settings)
     store = existing_store(settings)
     written = 0
     for name in selected_benchmarks(settings, records.load_runs(store)):
@@ -138,7 +134,7 @@ def _template(known: Scored, name: str) -> str:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    """As the reference writes it; a number that is none is null, which every reader takes."""
+    """As the reference writes it: a score that is not a number is NaN, which its readers take."""
     return json.dumps(value, indent=4, sort_keys=True, ensure_ascii=False)
 
 

@@ -110,3 +110,8 @@ def shares(
         for subset, weight in weights.items():
             overall[subset] = overall.get(subset, 0.0) + weight * parts[section]
     return {OVERALL: overall, **cells}
+
+
+def of_all_rows(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """The cells of a rule whose overall is the share of all rows and whose subsets are its sections."""
+    return {OVERALL: normalised(sizes), **{name: {name: 1.0} for name in sizes}}

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator import data
-from orchestrator.benchmarks import OVERALL, Benchmark, Example, Rule
+from orchestrator.benchmarks import Benchmark, Example, Rule
 from orchestrator.benchmarks.pairs import parse as parse_pairs
 from orchestrator.data import Row
-from orchestrator.metrics import normalised
+from orchestrator.metrics import of_all_rows
 from workers.plugins import unknown
 
 BIASES = (
@@ -51,10 +51,6 @@ def _with_bias(row: Row, values: Mapping[str, object], name: str) -> Row:
     return replace(row, values={**values, "subset": bias})
 
 
-def _weights(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    return {OVERALL: normalised(sizes), **{name: {name: 1.0} for name in sizes}}
-
-
-RULE = Rule("evalbias-v1", {name: (name,) for name in BIASES}, _weights)
+RULE = Rule("evalbias-v1", {name: (name,) for name in BIASES}, of_all_rows)
 
 BENCHMARK = Benchmark(name="evalbias", rules={RULE.name: RULE}, default_rule=RULE.name, parse=parse)

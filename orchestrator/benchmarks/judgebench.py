@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from orchestrator import data
-from orchestrator.benchmarks import OVERALL, Benchmark, Example, Rule
+from orchestrator.benchmarks import Benchmark, Example, Rule
 from orchestrator.benchmarks.pairs import parse as parse_pairs
 from orchestrator.data import Row
-from orchestrator.metrics import normalised
+from orchestrator.metrics import of_all_rows
 from workers.plugins import unknown
 
 CATEGORIES = ("knowledge", "reasoning", "math", "coding")
@@ -59,10 +59,6 @@ def _category(row: Row, name: str) -> str:
     return name
 
 
-def _weights(sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    return {OVERALL: normalised(sizes), **{name: {name: 1.0} for name in sizes}}
-
-
-RULE = Rule("judgebench-v1", {name: (name,) for name in CATEGORIES}, _weights)
+RULE = Rule("judgebench-v1", {name: (name,) for name in CATEGORIES}, of_all_rows)
 
 BENCHMARK = Benchmark(name="judgebench", rules={RULE.name: RULE}, default_rule=RULE.name, parse=parse)

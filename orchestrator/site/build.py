@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator import insights, metrics, records, zoo
 from orchestrator.benchmarks import Example, Judged, Rule
 from orchestrator.compare import comparisons, disagreements
-from orchestrator.config import Settings
+from orchestrator.config import Settings, named_folder
 from orchestrator.leaderboards import Scored, board, existing_store, scored, selected_benchmarks
 from orchestrator.paths import slug
 from orchestrator.plan import needs_of
@@ -21,7 +21,6 @@ from orchestrator.records import Run
 from orchestrator.reducer import Entry, Leaderboard, judge, score_rows
 from orchestrator.site import Links, page, render
 from orchestrator.stores import Store, Stream
-from workers.errors import InputError
 from workers.protocol import Measurement, Model, ModelSpec
 
 SCRIPT = (Path(__file__).parent / "site.js").read_text(encoding="utf-8")
@@ -49,11 +48,7 @@ class Section:
 
 def site(settings: Settings) -> int:
     """The verb: write the pages."""
-    if len(settings.names) != 1:
-        raise InputError("site: name one folder to write to: rewardsweep site FOLDER store=...")
-    folder = Path(settings.names[0]).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"site: {folder} is a file; name a folder")
+    folder = named_folder(settings)
     store = existing_store(settings)
     runs = records.load_runs(store)
     names = selected_benchmarks(settings, runs)
