@@ -19,7 +19,7 @@ from orchestrator.pin import pin_model
 from orchestrator.plan import family, wanted
 from workers import plugins
 from workers.errors import InputError, ModelError, ShardError, boundary
-from workers.protocol import Finding, Measurement, Model, ModelSpec, Request, measure
+from workers.protocol import Finding, Measurement, Model, ModelSpec, Output, Request, Unscored, measure
 
 ROWS = 10
 BETWEEN_ENGINES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
@@ -135,11 +135,11 @@ def _comparisons(model: Model, others: Sequence[Model], rows: Sequence[Example])
 
 def _one_by_one(spec: ModelSpec, requests: Sequence[Request]) -> list[Measurement]:
     """Every request in a call of its own, unpadded."""
-    return _run(replace(spec, token_budget=1), [[request] for request in requests])
+    return _run(replace(spec, numerics="exact"), [[request] for request in requests])
 
 
 def _together(spec: ModelSpec, requests: Sequence[Request]) -> list[Measurement]:
-    """All requests in one call, and in one padded batch where the engine has batches."""
+    """All requests in one call, and in one batch where the engine has batches: packed, or padded."""
     return _run(replace(spec, token_budget=BATCH_TOKENS), [requests])
 
 
@@ -151,12 +151,18 @@ def _run(spec: ModelSpec, calls: Sequence[Sequence[Request]]) -> list[Measuremen
     try:
         with boundary(ShardError, f"model {spec.name!r}"):
             return [
-                measure(spec.fingerprint, request, output)
+                measure(spec.fingerprint, request, _scored_or_raise(spec, output))
                 for requests in calls
                 for request, output in zip(requests, engine.run(requests), strict=True)
             ]
     finally:
         engine.close()
+
+
+def _scored_or_raise(spec: ModelSpec, output: Output | Unscored) -> Output:
+    if isinstance(output, Unscored):
+        raise ShardError(f"model {spec.name!r}: {output.reason}")
+    return output
 
 
 def _scored(

@@ -34,7 +34,7 @@ def engine_of(name: str, entry: Mapping[str, Any], cuda: bool) -> tuple[str, str
         raise InputError(f"models.{name}.gpus={gpus}: only vLLM spreads a model over GPUs; {remedy}")
     if gpus > 1:
         return "vllm", f"{gpus} GPUs: tensor parallel"
-    if family.KIND != "generate":
+    if entry.get("numerics") == "exact" or family.KIND != "generate":
         return "transformers", "its scores are the ones compared with the reference"
     if gpus and installed:
         return "vllm", "it writes many answers at a time"

@@ -20,6 +20,7 @@ KEYS = (
     "device",
     "models",
     "names",
+    "numerics",
     "output",
     "pool",
     "protocol",
@@ -35,7 +36,8 @@ OUTPUTS = ("text", "json", "csv", "markdown")
 MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",)}
 POOLS = ("ray", "local")
 DEVICES = ("auto", "cpu", "cuda")
-PROTOCOLS = ("own", "reference")
+FOR_ALL = {"protocol": ("own", "reference"), "numerics": ("fast", "exact")}
+"""Keys of a model's file that a command can set for all models."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def settings(config: DictConfig) -> Settings:
     _choice("device", values["device"], DEVICES)
     return Settings(
         verb=values["verb"],
-        models=_models(values["models"], values["protocol"]),
+        models=_models(values["models"], {name: values[name] for name in FOR_ALL}),
         benchmarks=_names(values["benchmarks"]),
         data=_data(values["data"]),
         rule=_text("rule", values["rule"]),
@@ -132,15 +134,15 @@ def _count(key: str, value: Any) -> int:
     return value
 
 
-def _models(values: Any, protocol: Any) -> dict[str, Mapping[str, Any]]:
-    """The models' entries; a `protocol` for the whole command goes into each of them."""
-    if protocol is not None:
-        _choice("protocol", protocol, PROTOCOLS)
+def _models(values: Any, for_all: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The models' entries; what is given for the whole command goes into each of them."""
+    common = {name: value for name, value in for_all.items() if value is not None}
+    for name, value in common.items():
+        _choice(name, value, FOR_ALL[name])
     _mapping("models", values)
     for name, entry in values.items():
         if not isinstance(entry, Mapping):
             raise InputError(f"models.{name}: must hold keys such as path and family, found {entry!r}")
-    common = {} if protocol is None else {"protocol": protocol}
     return {str(name): {**entry, **common} for name, entry in values.items()}
 
 

@@ -25,6 +25,7 @@ CHOICES = {
     "bos": ("single", "keep"),
     "eos": ("keep", "expect", "append"),
     "protocol": ("own", "reference"),
+    "numerics": ("fast", "exact"),
 }
 TEMPLATES = ("chat_template", "fallback_template")
 TEXTS = ("family", "engine", "path", "revision", "tokenizer", "tokenizer_revision", "attention", *TEMPLATES)
@@ -33,6 +34,7 @@ COUNTS = ("max_length", "gpus", "token_budget")
 MAPPINGS = ("options", "template_kwargs", "scoring", "members")
 COPIED = (
     "attention",
+    "numerics",
     "max_length",
     "truncation_side",
     "template_kwargs",

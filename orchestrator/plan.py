@@ -14,7 +14,8 @@ from typing import Any
 
 from orchestrator.benchmarks import Example
 from workers import plugins
-from workers.protocol import FamilyModule, Model, ModelSpec, Request, Shard
+from workers.plugins import FamilyModule
+from workers.protocol import Model, ModelSpec, Request, Shard
 
 ENDPOINT_ROWS = 64
 """Requests a shard at most where each is paid for: a lost worker loses what it has not written."""

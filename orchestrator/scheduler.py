@@ -8,13 +8,13 @@ same way. What cannot be done is recorded with its reason and the rest goes on.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from orchestrator.plan import StreamPlan
-from workers.errors import ModelError, OutOfMemory, StoreError, SweepError
+from workers.errors import ModelError, StoreError, SweepError
 from workers.protocol import Finding, ModelSpec, Shard, ShardReport
 
 
@@ -208,6 +208,9 @@ class Scheduler:
         return [Load(event.worker)]
 
     def _done(self, event: Done, worker: WorkerState, stream: StreamState) -> list[Command]:
+        if worker.shard is not None:
+            unscored = event.report.unscored
+            stream.failures += [(replace(worker.shard, requests=(asked,)), reason) for asked, reason in unscored]
         stream.done += event.report.rows
         stream.tokens += event.report.tokens
         stream.seconds += event.report.seconds
@@ -225,8 +228,7 @@ class Scheduler:
         if isinstance(event.error, ModelError):
             return self._give_up(stream, str(event.error))
         del self.workers[event.worker]
-        final = isinstance(event.error, OutOfMemory)
-        commands = self._retry(worker, stream, str(event.error), final, counts=True)
+        commands = self._retry(worker, stream, str(event.error), counts=True)
         exhausted = worker.shard is not None and worker.shard in [shard for shard, _ in stream.failures]
         if isinstance(event.error, StoreError) and (exhausted or worker.shard is None):
             self.aborted = event.error
@@ -235,9 +237,9 @@ class Scheduler:
 
     def _lost(self, event: Lost, worker: WorkerState, stream: StreamState) -> list[Command]:
         del self.workers[event.worker]
-        return self._retry(worker, stream, f"worker lost: {event.reason}", final=False, counts=not event.preempted)
+        return self._retry(worker, stream, f"worker lost: {event.reason}", counts=not event.preempted)
 
-    def _retry(self, worker: WorkerState, stream: StreamState, reason: str, final: bool, counts: bool) -> list[Command]:
+    def _retry(self, worker: WorkerState, stream: StreamState, reason: str, counts: bool) -> list[Command]:
         """Put the worker's work back, or record that it failed for good."""
         if worker.shard is None:
             stream.loads += counts
@@ -245,7 +247,7 @@ class Scheduler:
             return self._give_up(stream, reason) if alone and stream.loads >= self.limits.max_attempts else []
         shard = worker.shard
         stream.attempts[shard.id] = stream.attempts.get(shard.id, 0) + counts
-        if final or stream.attempts[shard.id] >= self.limits.max_attempts:
+        if stream.attempts[shard.id] >= self.limits.max_attempts:
             stream.failures.append((shard, reason))
         else:
             stream.pending.append(shard)
@@ -280,9 +282,7 @@ class Scheduler:
         used = [self.streams[worker.stream].spec.gpus for worker in self.workers.values()]
         free_gpus = self.capacity.gpus - sum(used)
         free_cpus = self.capacity.cpus - used.count(0)
-        counts = {name: 0 for name in self.streams}
-        for worker in self.workers.values():
-            counts[worker.stream] += 1
+        counts = Counter(worker.stream for worker in self.workers.values())
         waiting = {stream.spec.gpus > 0 for name, stream in self.streams.items() if stream.pending and not counts[name]}
         candidates = [
             (counts[name] > 0, -sum(shard.characters for shard in stream.pending) / (counts[name] + 1), name)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from workers.engines import baseline
 from workers.engines.baseline import shown, token_hashes
-from workers.protocol import Finding, ModelSpec, Output, Request
+from workers.protocol import Finding, ModelSpec, Output, Request, Unscored
 
 VERSION = "1"
 PACKAGES: tuple[str, ...] = ()
@@ -29,10 +29,11 @@ class Script:
     loads: list[BaseException | None] = field(default_factory=list)
     runs: list[BaseException | None] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+    unscored: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
     def clear(self) -> None:
-        for part in (self.lints, self.loads, self.runs, self.findings, self.log):
+        for part in (self.lints, self.loads, self.runs, self.findings, self.unscored, self.log):
             part.clear()
 
     def call(self, what: str, name: str, planned: list[BaseException | None]) -> None:
@@ -53,9 +54,11 @@ class ScriptedEngine:
         self._name = spec.name
         self._baseline = baseline.load(replace(spec, options={"score": "longest"}))
 
-    def run(self, requests: Sequence[Request]) -> list[Output]:
+    def run(self, requests: Sequence[Request]) -> list[Output | Unscored]:
+        """`unscored` are reasons why the next calls have no answer to their first request."""
         SCRIPT.call("run", self._name, SCRIPT.runs)
-        return self._baseline.run(requests)
+        refused = [Unscored(SCRIPT.unscored.pop(0))] if SCRIPT.unscored else []
+        return [*refused, *self._baseline.run(requests[len(refused) :])]
 
     def details(self) -> dict[str, str]:
         return {"device": "script"}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.batching import batches, halves
+from workers.batching import Budget, batches
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=60)
 BUDGETS = st.integers(1, 1000)
@@ -57,20 +56,30 @@ def test_a_budget_of_one_gives_singles(lengths: list[int]) -> None:
     assert batches(lengths, 1) == [[position] for position in longest_first]
 
 
-@given(st.lists(st.integers(), min_size=2, max_size=50))
-def test_halves_are_not_empty_and_keep_the_order(batch: list[int]) -> None:
-    first, second = halves(batch)
-    assert first + second == batch
-    assert first
-    assert second
-    assert len(first) - len(second) in (0, 1)
+@given(st.integers(1, 10_000), st.lists(st.integers(1, 10_000), min_size=1, max_size=20))
+def test_a_budget_that_failed_falls_to_half_and_never_rises_again(tokens: int, failed: list[int]) -> None:
+    budget = Budget(tokens, 50_000)
+    for size in failed:
+        before = budget.tokens
+        budget.exceeded(size)
+        assert budget.tokens <= max(1, min(before, size) // 2)
+        assert budget.tokens >= 1
+        after = budget.tokens
+        budget.measured(1000, 1000, 10**9)
+        assert budget.tokens == after
 
 
-@pytest.mark.parametrize("size", [2, 3, 64, 100])
-def test_halving_ends_with_singles(size: int) -> None:
-    parts, rounds = [list(range(size))], 0
-    while any(len(part) > 1 for part in parts):
-        parts = [half for part in parts for half in (halves(part) if len(part) > 1 else [part])]
-        rounds += 1
-    assert [part[0] for part in parts] == list(range(size))
-    assert 2**rounds < 2 * size
+def test_a_budget_grows_to_what_the_free_memory_holds_and_not_beyond_its_most() -> None:
+    budget = Budget(8192, 32_768)
+    budget.measured(8192, 8192 * 1000, 20_000 * 1000)
+    assert budget.tokens == 16_000
+    budget.measured(8192, 8192 * 1000, 10_000 * 1000)
+    assert budget.tokens == 16_000, "a fuller moment does not lower it"
+    budget.measured(8192, 8192 * 1000, 10**9)
+    assert budget.tokens == 32_768
+
+
+def test_a_fixed_budget_does_not_grow() -> None:
+    budget = Budget(4096, 4096)
+    budget.measured(100, 100, 10**12)
+    assert budget.tokens == 4096

@@ -17,8 +17,8 @@ from orchestrator.pin import pin_model
 from tests.fake_endpoint import serving
 from workers import plugins
 from workers.engines import transformers as engine
-from workers.errors import ModelError, OutOfMemory
-from workers.protocol import Message, ModelSpec, Request
+from workers.errors import ModelError
+from workers.protocol import Message, ModelSpec, Output, Request, Unscored
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.vllm) if name == "vllm" else name
@@ -112,14 +112,30 @@ def test_out_of_memory_halves_the_batch_and_lowers_the_budget(checkpoint: Callab
     memory = loaded._head.model = Memory(loaded._head.model, rows=2)
     assert [output.value for output in loaded.run(REQUESTS)] == pytest.approx(expected, abs=1e-5, rel=0)
     assert memory.refused > 0
-    assert loaded._budget < 100_000
+    assert loaded._budget.tokens < 100_000
 
 
-def test_one_conversation_that_does_not_fit_is_an_error_with_its_size(checkpoint: Callable[..., Path]) -> None:
+def test_a_conversation_that_does_not_fit_alone_costs_no_other_its_score(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     loaded = engine.load(pinned(checkpoint("llama")))
-    loaded._head.model = Memory(loaded._head.model, rows=0)
-    with pytest.raises(OutOfMemory, match=r"one conversation of \d+ tokens"):
-        loaded.run(REQUESTS[:1])
+    expected = loaded.run(REQUESTS)
+    sizes = [output.num_tokens for output in expected if isinstance(output, Output)]
+    read = loaded._head.read
+
+    def little_room(rows: Sequence[Any], inputs: Any) -> Any:
+        if sum(len(row.ids) for row in rows) >= max(sizes):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes")
+        return read(rows, inputs)
+
+    monkeypatch.setattr(loaded._head, "read", little_room)
+    found = loaded.run(REQUESTS)
+    largest = sizes.index(max(sizes))
+    assert found[largest] == Unscored(f"one conversation of {max(sizes)} tokens does not fit into memory")
+    rest = [(one.value, other.value) for one, other in zip(expected, found, strict=True) if isinstance(other, Output)]
+    assert len(rest) == len(REQUESTS) - 1
+    assert [one for one, _ in rest] == pytest.approx([other for _, other in rest], abs=1e-5)
+    assert loaded._budget.tokens < max(sizes)
 
 
 def test_other_errors_of_the_forward_pass_are_not_swallowed(checkpoint: Callable[..., Path]) -> None:

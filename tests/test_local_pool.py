@@ -15,7 +15,7 @@ from orchestrator.plan import Plan, make_plan
 from orchestrator.scheduler import Done, Event, Failed, Limits, Linted, Load, Ready, Scheduler, Start, StreamState
 from tests.scripted_engine import SCRIPT, Script
 from workers.actor import Sink
-from workers.errors import EngineError, ModelError, OutOfMemory, StoreError
+from workers.errors import EngineError, ModelError, StoreError
 from workers.protocol import Finding, Measurement, Message, Model, ModelSpec
 
 EXAMPLES = [
@@ -128,11 +128,12 @@ def test_an_error_that_stays_costs_its_shard_only(script: Script) -> None:
     assert states["longest"].done == TOTAL
 
 
-def test_out_of_memory_is_not_tried_again(script: Script) -> None:
-    script.runs.append(OutOfMemory("one conversation of 9 tokens does not fit"))
+def test_a_request_without_a_score_costs_one_row_and_is_not_tried_again(script: Script) -> None:
+    script.unscored.append("one conversation of 9 tokens does not fit")
     states = Sweep(scripted(), sink=Kept()).run()
-    assert [reason for _, reason in states["odd"].failures] == ["one conversation of 9 tokens does not fit"]
-    assert states["odd"].done == TOTAL - SHARD_ROWS
+    ((shard, reason),) = states["odd"].failures
+    assert (len(shard.requests), reason) == (1, "one conversation of 9 tokens does not fit")
+    assert states["odd"].done == TOTAL - 1
 
 
 @pytest.mark.parametrize(

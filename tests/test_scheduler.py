@@ -24,7 +24,7 @@ from orchestrator.scheduler import (
     Start,
     Stop,
 )
-from workers.errors import EngineError, ModelError, OutOfMemory, StoreError
+from workers.errors import EngineError, ModelError, StoreError
 from workers.protocol import Finding, Message, ModelSpec, Request, Shard, ShardReport
 
 ROWS = 2
@@ -167,11 +167,15 @@ def test_a_failed_shard_is_tried_again_by_a_fresh_worker() -> None:
     assert play(scheduler, Failed(0, EngineError("odd"))) == "stop 0, start 1 a, load 1"
 
 
-def test_out_of_memory_is_final_at_once() -> None:
-    scheduler = busy(stream("a", shards=2))
-    assert play(scheduler, Failed(0, OutOfMemory("one text"))) == "stop 0, start 1 a, load 1"
-    assert play(scheduler, Ready(1, 1.0), done(1)) == "stop 1"
-    assert account(scheduler) == {"a": (2, 2, None)}
+def test_a_request_without_a_score_is_one_failed_row_and_the_worker_goes_on() -> None:
+    plan = stream("a", shards=2)
+    scheduler = busy(plan)
+    report = ShardReport(ROWS - 1, 20, 0.5, 0, ((plan.owed[1], "does not fit"),))
+    assert play(scheduler, Done(0, report)) == "score 0 a1"
+    assert play(scheduler, done(0)) == "stop 0"
+    assert account(scheduler) == {"a": (2 * ROWS - 1, 1, None)}
+    ((shard, reason),) = scheduler.streams[plan.spec.fingerprint].failures
+    assert (shard.id, shard.requests, reason) == ("a0", (plan.owed[1],), "does not fit")
 
 
 def test_a_model_error_gives_up_its_model_only() -> None:

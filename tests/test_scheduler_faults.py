@@ -30,7 +30,7 @@ from orchestrator.scheduler import (
     Start,
     Stop,
 )
-from workers.errors import EngineError, ModelError, OutOfMemory, StoreError
+from workers.errors import EngineError, ModelError, StoreError
 from workers.protocol import Finding, Message, ModelSpec, Request, Shard, ShardReport
 
 BLOCKS, SEEDS_A_BLOCK = 8, 1000
@@ -41,6 +41,11 @@ Choose = Callable[[int], int]
 """A number below the argument: from a random generator, or from a list that hypothesis shrinks. 0 is no fault."""
 
 
+def unscored_of(shard: Shard) -> tuple[tuple[Request, str], ...]:
+    """Of a shard of three rows the last has no score."""
+    return tuple((asked, "does not fit") for asked in shard.requests[2:])
+
+
 def reply(worker: int, command: Command) -> Event:
     """What a worker that is well answers."""
     match command:
@@ -49,7 +54,8 @@ def reply(worker: int, command: Command) -> Event:
         case Load():
             return Ready(worker, 1.0)
         case Assign():
-            return Done(worker, ShardReport(len(command.shard.requests), 7, 0.5, 0))
+            asked, unscored = command.shard.requests, unscored_of(command.shard)
+            return Done(worker, ShardReport(len(asked) - len(unscored), 7, 0.5, 0, unscored))
     raise AssertionError(f"{command} has no answer")
 
 
@@ -58,7 +64,6 @@ FAULTS: tuple[Callable[[int], Event], ...] = (
     lambda worker: Lost(worker, "killed"),
     lambda worker: Failed(worker, EngineError("odd")),
     lambda worker: Failed(worker, StoreError("disk full")),
-    lambda worker: Failed(worker, OutOfMemory("one text")),
     lambda worker: Failed(worker, ModelError("no head")),
 )
 
@@ -200,17 +205,18 @@ class Cluster:
         assert not self.alive
         for plan in self.plans:
             state, name = self.scheduler.streams[plan.spec.fingerprint], plan.spec.fingerprint
-            failed = [shard.id for shard, _ in state.failures]
+            failed = [shard.id for shard, reason in state.failures if reason != "does not fit"]
             mine = [shard.id for shard in plan.shards]
             good = [shard for shard in plan.shards if shard.id in self.scored]
             assert sorted([*failed, *(shard.id for shard in good)]) == sorted(mine), "every shard has one fate"
-            assert state.done == sum(len(shard.requests) for shard in good)
+            refused = sum(len(unscored_of(shard)) for shard in good)
+            assert state.done == sum(len(shard.requests) for shard in good) - refused
             assert state.done + state.failed_rows == state.total == len(plan.owed)
             assert all(self.attempts[shard] <= self.limits.max_attempts for shard in mine)
             assert not state.failed or state.failed_rows, "given up although complete"
             fits = plan.spec.gpus <= self.capacity.gpus and (plan.spec.gpus or self.capacity.cpus)
             if fits and name not in self.hurt and self.scheduler.aborted is None:
-                assert state.done == state.total, "another model's fault"
+                assert state.done + refused == state.total, "another model's fault"
                 assert self.linted[name] == 1
                 assert self.loads[name] >= 1
         assert len(self.scored) == len(set(self.scored))
@@ -254,8 +260,11 @@ def test_the_simulation_meets_every_kind_of_end() -> None:
         ends["aborted"] += simulated.scheduler.aborted is not None
         ends["late"] += bool(simulated.heard_late)
         for state in simulated.scheduler.streams.values():
-            ends["complete"] += state.done == state.total
+            ends["complete"] += not state.failures
+            ends["unscored"] += "does not fit" in [reason for _, reason in state.failures]
             ends["partial"] += 0 < state.done < state.total
             ends["given up"] += state.failed is not None
             ends["replicas"] += simulated.loads[state.spec.fingerprint] > 1
-    assert all(ends[end] >= 10 for end in ("aborted", "late", "complete", "partial", "given up", "replicas")), ends
+    assert all(
+        ends[end] >= 10 for end in ("aborted", "late", "complete", "unscored", "partial", "given up", "replicas")
+    ), ends

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from workers import plugins
 from workers.errors import EngineError, ModelError, boundary
-from workers.protocol import Engine, Finding, Measurement, ModelSpec, Request, Shard, ShardReport, measure
+from workers.plugins import Engine
+from workers.protocol import Finding, Measurement, ModelSpec, Output, Request, Shard, ShardReport, Unscored, measure
 
 
 class Sink(Protocol):
@@ -75,12 +76,14 @@ class Worker:
         with boundary(EngineError, f"model {self._spec.name!r}, shard {shard.id}"):
             outputs = self._engine.run(shard.requests)
         seconds = time.perf_counter() - started
-        pairs = zip(shard.requests, outputs, strict=True)
-        rows = [measure(self._spec.fingerprint, request, output) for request, output in pairs]
+        pairs = list(zip(shard.requests, outputs, strict=True))
+        rows = [measure(self._spec.fingerprint, asked, output) for asked, output in pairs if isinstance(output, Output)]
+        unscored = tuple((asked, output.reason) for asked, output in pairs if isinstance(output, Unscored))
         tokens = sum(row.num_tokens for row in rows)
         facts = {"compute_seconds": f"{seconds:.3f}", "tokens": str(tokens), "shard": shard.id}
-        self._sink(self._spec, rows, {**self._engine.details(), **self._provenance, **facts})
-        return ShardReport(len(rows), tokens, seconds, sum(row.truncated for row in rows))
+        if rows:
+            self._sink(self._spec, rows, {**self._engine.details(), **self._provenance, **facts})
+        return ShardReport(len(rows), tokens, seconds, sum(row.truncated for row in rows), unscored)
 
     def close(self) -> None:
         """Give back the weights."""

@@ -1,8 +1,27 @@
-"""Pure: which conversations share a forward pass."""
+"""Pure: which conversations share a padded forward pass, and how many tokens a pass may have."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+MEMORY_SHARE = 0.8
+"""Of the free memory, what a pass may fill."""
+
+
+class Budget:
+    """Tokens in a forward pass: given, or found from the memory that passes took; lowered for good where one failed."""
+
+    def __init__(self, tokens: int, most: int) -> None:
+        self.tokens, self._most = tokens, most
+
+    def measured(self, tokens: int, taken: int, free: int) -> None:
+        """A pass of so many tokens took `taken` bytes at its peak, and `free` bytes were there for it."""
+        if tokens and taken > 0:
+            self.tokens = max(self.tokens, min(self._most, int(MEMORY_SHARE * free * tokens / taken)))
+
+    def exceeded(self, tokens: int) -> None:
+        """A pass of so many tokens did not fit: no later one is larger than half of it."""
+        self.tokens = self._most = max(1, min(self.tokens, tokens) // 2)
 
 
 def batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -20,9 +39,3 @@ def batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
         else:
             result.append([position])
     return result
-
-
-def halves(batch: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Two non-empty halves of a batch of at least two, after it did not fit into memory."""
-    middle = (len(batch) + 1) // 2
-    return list(batch[:middle]), list(batch[middle:])

@@ -5,10 +5,10 @@
     ├── StoreError       stop: results cannot be kept or read
     ├── ModelError       give up this model, carry on with the others
     └── ShardError       this shard only
-        ├── OutOfMemory  a single conversation does not fit: never retried as it is
-        └── EngineError  anything else: retried on a fresh worker, a limited number of times
+        └── EngineError  of an engine: retried on a fresh worker, a limited number of times
 
-A lost worker is an event of the scheduler, not an error. Every class takes one message, so that all of them
+A lost worker is an event of the scheduler, not an error, and a request that cannot be answered is no error of its
+shard (`workers.protocol.Unscored`). Every class takes one message, so that all of them
 survive pickling on their way across processes.
 """
 
@@ -38,12 +38,8 @@ class ShardError(SweepError):
     """One shard could not be scored."""
 
 
-class OutOfMemory(ShardError):
-    """One conversation alone does not fit into memory."""
-
-
 class EngineError(ShardError):
-    """The engine failed on a shard for another reason."""
+    """The engine failed on a shard."""
 
 
 GATED = "a gated repository; accept its terms on the hub and set HF_TOKEN in the environment of driver and workers"

@@ -77,8 +77,8 @@ class CausalLM:
         total = squares = 0.0
         for first in range(start, end, step):
             last = min(end, first + step)
-            logprobs = self._logits(hidden[first - 1 : last - 1]).float().log_softmax(-1)
-            chosen = logprobs.gather(1, ids[first:last, None]).double()
+            logits = self._logits(hidden[first - 1 : last - 1]).float()
+            chosen = (logits.gather(1, ids[first:last, None])[:, 0] - logits.logsumexp(-1)).double()
             total, squares = total + chosen.sum().item(), squares + chosen.square().sum().item()
         return Answer(total, {"tokens": float(end - start), "squares": squares})
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 Kind = Literal["reward", "preference", "logprob", "generate"]
 
@@ -78,6 +78,13 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Unscored:
+    """In place of an output: this request cannot be answered here, and trying it again would not help."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One row of the store."""
 
@@ -111,6 +118,7 @@ class ModelSpec:
     moved folder keeps its scores and a changed one loses them. `environment` holds the versions of the
     libraries that compute. `chat_template` is the template's text, None for the tokenizer's own, or for
     `fallback_template` where it has none. `protocol` says whose rules hold where the reference's have known defects.
+    `numerics` says whether a score may depend on its neighbours within the noise of its dtype, or not at all.
     """
 
     name: str = field(metadata=NOT_IDENTITY)
@@ -128,6 +136,7 @@ class ModelSpec:
     tokenizer_files: str | None = None
     dtype: str = "float32"
     attention: str | None = None
+    numerics: Literal["fast", "exact"] = "fast"
     max_length: int | None = None
     truncation_side: Literal["left", "right"] = "left"
     chat_template: str | None = None
@@ -217,82 +226,16 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What travels back from a scored shard: counts and seconds, never scores."""
+    """What travels back from a scored shard: counts and seconds, never scores.
+
+    `unscored` are requests that have no score, each with the reason.
+    """
 
     rows: int
     tokens: int
     seconds: float
     truncated: int
-
-
-class Engine(Protocol):
-    """Executes requests. A half-ready engine does not exist: construction loads the weights."""
-
-    def run(self, requests: Sequence[Request]) -> list[Output]:
-        """One output a request, in order."""
-
-    def details(self) -> dict[str, str]:
-        """Facts for the provenance: device, kernel, dtype, versions."""
-
-    def close(self) -> None:
-        """Give back all memory."""
-
-
-class EngineModule(Protocol):
-    """What a file in `workers/engines` offers.
-
-    `PACKAGES` are the libraries whose versions are part of a score's identity; `NEEDS_WEIGHTS` tells whether a
-    model must name a checkpoint; `KINDS` are the kinds of requests it can answer. One that calls a server offers
-    `endpoint(name, entry)` too: its checked settings.
-    """
-
-    VERSION: str
-    PACKAGES: tuple[str, ...]
-    NEEDS_WEIGHTS: bool
-    KINDS: tuple[Kind, ...]
-
-    def load(self, spec: ModelSpec) -> Engine:
-        """An engine with the weights in memory."""
-
-    def lint(self, spec: ModelSpec, requests: Sequence[Request]) -> list[Finding]:
-        """Findings on the rendered tokens, before any weights are loaded."""
-
-    def token_hashes(self, spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
-        """The `token_hash` that each request's measurement must carry."""
-
-    def shown(self, spec: ModelSpec, requests: Sequence[Request]) -> list[str]:
-        """What the model sees of each request, for people: special tokens are visible."""
-
-
-class FamilyModule(Protocol):
-    """What a file in `workers/families` offers.
-
-    `ENGINES` lists the engines that can serve it, best first; `KIND` is the kind of its requests; `TIES` says whether
-    a tie is a loss or shared, as the reference does for judges; `SCORING` names the keys it takes in `Model.scoring`,
-    each with its possible values, the default first.
-
-    For the transformers engine a family may offer three functions more, which import torch inside:
-    `config(spec)`, the checkpoint's configuration where `AutoConfig` does not know it; `render(renderer, request)`,
-    token ids by rules of its own; `head(spec, config)`, a `workers.heads.Head` that reads the checkpoint's own head.
-    Any family may offer `unreadable`, with the arguments of `values`: whether a text holds no answer, to be counted;
-    and, for ensembles, `OF_A_MEMBER`: the keys of `SCORING` that each member chooses for itself.
-    """
-
-    VERSION: str
-    ENGINES: tuple[str, ...]
-    KIND: Kind
-    TIES: Literal["lose", "share"]
-    SCORING: Mapping[str, tuple[Any, ...]]
-
-    def wanted(
-        self, model: Model, prompt: tuple[Message, ...], responses: tuple[str, ...]
-    ) -> list[tuple[int, Request]]:
-        """The requests behind one score a response, each with the position of its stream in `Model.streams`."""
-
-    def values(
-        self, model: Model, measurements: Sequence[Measurement], prompt: tuple[Message, ...], responses: tuple[str, ...]
-    ) -> list[float]:
-        """One score a response, from the measurements of `wanted` in the same order and what `wanted` was given."""
+    unscored: tuple[tuple[Request, str], ...] = ()
 
 
 def token_hash(ids: Sequence[int]) -> str:

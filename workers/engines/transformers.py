@@ -1,10 +1,11 @@
 """Sequence classifiers and log-probabilities on torch and transformers.
 
-The truth is the score of one conversation alone, unpadded. On a CPU that is how each one is scored: padding costs
-more there than a batch saves, and a score is bit-equal whatever its neighbours. On a GPU batches are padded on the
-right with the model's own pad id and an attention mask, so that a causal model's earlier positions cannot see the
-padding and transformers' read-out (the right-most token that is not the pad id) lands where it lands alone. Scores
-are taken in float32.
+The truth is the score of one conversation alone, unpadded. With `numerics: exact` that is how each one is scored, and a
+score is bit-equal whatever its neighbours. With `numerics: fast` conversations share passes: packed, without padding
+and with every shared beginning computed once (`workers.packed`), where the model's code bears it. Where it does not, a
+CPU scores each alone, since padding costs more there than a batch saves, and a GPU pads batches on the right with the
+model's own pad id and an attention mask: a causal model's earlier positions cannot see the padding, and transformers'
+read-out (the right-most token that is not the pad id) lands where it lands alone. Scores are taken in float32.
 
 The pad id follows the reference (rewardbench 0.1.4): a tokenizer without one gets EOS, a model without one gets
 the tokenizer's. A pad id that is EOS moves the read-out before a trailing EOS; the lint says so.
@@ -14,24 +15,25 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
+from workers import flops, packed, packing, plugins
 from workers import lint as preflight
-from workers import plugins
-from workers.batching import batches, halves
+from workers.batching import Budget, batches
 from workers.checkpoint import config_of, hook, pad_id_of, renderer_of, text_config
-from workers.errors import ModelError, OutOfMemory
+from workers.errors import ModelError
 from workers.heads import HEADS, Answer, Head
-from workers.protocol import Finding, Kind, ModelSpec, Output, Request
+from workers.protocol import Finding, Kind, ModelSpec, Output, Request, Unscored
 from workers.render import Rendered
 
-VERSION = "1"
+VERSION = "2"
 PACKAGES = ("torch", "transformers", "tokenizers")
 NEEDS_WEIGHTS = True
 KINDS: tuple[Kind, ...] = ("reward", "preference", "logprob", "generate")
 
-GPU_TOKENS, ALONE = 8192, 1
-"""Padded tokens in a forward pass: a budget of one token gives every conversation a pass of its own."""
+CPU_TOKENS, GPU_TOKENS, GPU_MOST_TOKENS = 4096, 8192, 32768
+"""Tokens in a forward pass: on a CPU, on a GPU at first, and there at most once memory was measured."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -51,42 +53,105 @@ class TransformersEngine:
         self._head.model.to(self._device)
         self._pad = pad_id_of(config, self._renderer.tokenizer)
         text_config(self._head.model.config).pad_token_id = self._pad
-        self._budget = spec.token_budget or (ALONE if self._device.type == "cpu" or kind == "generate" else GPU_TOKENS)
+        self._cost = flops.cost_of(self._head.model)
+        self._body, self._batching = self._ways(kind)
+        given, cpu = spec.token_budget, self._device.type == "cpu"
+        tokens = given or (CPU_TOKENS if cpu else GPU_TOKENS)
+        self._budget = Budget(tokens, tokens if given or cpu else GPU_MOST_TOKENS)
+        self._work: dict[str, int] = {}
 
-    def run(self, requests: Sequence[Request]) -> list[Output]:
-        """One output a request, in order; `OutOfMemory` where a single conversation does not fit."""
+    def _ways(self, kind: Kind) -> tuple[packed.PackedBody | None, str]:
+        """How conversations are batched, and the body that packs them where they are packed."""
+        spec = self._spec
+        if spec.numerics == "exact":
+            return None, "alone (numerics: exact)"
+        if kind == "generate":
+            return None, "alone (it writes)"
+        if packed.needs_solitude(text_config(self._head.model.config)):
+            return None, "alone (its rotary embedding depends on the longest row)"
+        body, reason = (
+            (None, f"attention: {spec.attention}") if spec.attention else packed.pack_body(self._head.model, spec.dtype)
+        )
+        if body is not None:
+            return body, "packed"
+        return None, f"{'alone' if self._device.type == 'cpu' and not spec.token_budget else 'padded'} ({reason})"
+
+    def run(self, requests: Sequence[Request]) -> list[Output | Unscored]:
+        """One output a request, in order; `Unscored` for a conversation that does not fit into memory alone."""
         rendered = self._renderer.render(requests)
-        values: dict[int, Answer] = {}
-        todo = batches([len(row.ids) for row in rendered], self._budget)
+        answers: dict[int, Answer | Unscored] = {}
+        self._work = {"computed_tokens": 0, "flops": 0, "distinct_tokens": packing.distinct([r.ids for r in rendered])}
+        todo = self._batches(rendered, range(len(rendered)))
         while todo:
             batch = todo.pop(0)
-            found = self._forward([rendered[position] for position in batch])
+            rows = [rendered[position] for position in batch]
+            found = self._forward(rows)
             if found is not None:
-                values.update(zip(batch, found, strict=True))
+                answers.update(zip(batch, found, strict=True))
             elif len(batch) > 1:
-                todo[:0] = halves(batch)
-                self._budget = max(1, self._budget // 2)
+                self._budget.exceeded(sum(len(row.ids) for row in rows))
+                todo = self._batches(rendered, sorted([*batch, *chain(*todo)]))
             else:
-                size = len(rendered[batch[0]].ids)
-                raise OutOfMemory(
-                    f"model {self._spec.name!r}: one conversation of {size} tokens does not fit in memory"
-                )
-        return [self._output(row, values[position]) for position, row in enumerate(rendered)]
+                reason = f"one conversation of {len(rows[0].ids)} tokens does not fit into memory"
+                answers[batch[0]] = Unscored(reason)
+        return [self._output(row, answers[position]) for position, row in enumerate(rendered)]
+
+    def _batches(self, rendered: Sequence[Rendered], positions: Sequence[int]) -> list[list[int]]:
+        """Positions that share a forward pass."""
+        rows = [rendered[position].ids for position in positions]
+        if self._body is not None:
+            found = packing.passes(rows, self._budget.tokens)
+        else:
+            alone = self._batching.startswith("alone")
+            found = batches([len(row) for row in rows], 1 if alone else self._budget.tokens)
+        return [[positions[place] for place in batch] for batch in found]
 
     def _forward(self, rows: Sequence[Rendered]) -> list[Answer] | None:
         """The values of one batch, None when it does not fit into memory."""
         import torch
 
+        cuda = self._device.type == "cuda"
+        before = torch.cuda.memory_allocated() if cuda else 0
+        if cuda:
+            torch.cuda.reset_peak_memory_stats()
         try:
             with torch.inference_mode():
-                return self._head.read(rows, self._inputs(rows))
-        except RuntimeError as error:
-            if not any(phrase in str(error).lower() for phrase in OUT_OF_MEMORY):
+                answers, tokens = self._answers(rows)
+            if cuda:
+                taken = torch.cuda.max_memory_allocated() - before
+                free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - before
+                self._budget.measured(tokens, taken, free)
+            return answers
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError) and not any(said in str(error).lower() for said in OUT_OF_MEMORY):
                 raise
         gc.collect()
-        if self._device.type == "cuda":
+        if cuda:
             torch.cuda.empty_cache()
         return None
+
+    def _answers(self, rows: Sequence[Rendered]) -> tuple[list[Answer], int]:
+        """The values of one batch, and the tokens that were computed for it."""
+        if self._body is not None:
+            plan = packing.pack([row.ids for row in rows])
+            try:
+                with self._body.holding(plan):
+                    answers = self._head.read(rows, self._inputs(rows))
+                return answers, self._count(rows, len(plan.ids), len(plan.ids), plan.pairs)
+            except packed.UnpackableError:
+                each = [self._head.read([row], self._inputs([row])) for row in rows]
+                answers, padded = list(chain(*each)), sum(len(row.ids) for row in rows)
+        else:
+            answers, padded = self._head.read(rows, self._inputs(rows)), len(rows) * max(len(row.ids) for row in rows)
+        lengths = [len(row.ids) for row in rows]
+        return answers, self._count(rows, padded, sum(lengths), sum(map(packing.ends, lengths)))
+
+    def _count(self, rows: Sequence[Rendered], computed: int, needed: int, pairs: int) -> int:
+        """Add a batch to the work of this run: computed tokens with padding, FLOPs without."""
+        logits = sum(len(row.ids) - row.completion for row in rows if row.completion is not None)
+        self._work["computed_tokens"] += computed
+        self._work["flops"] += self._cost.of(needed, pairs, logits)
+        return computed
 
     def _inputs(self, rows: Sequence[Rendered]) -> dict[str, Any]:
         """Tensors of shape [rows, longest]; a row that needs no padding goes without a mask."""
@@ -105,14 +170,16 @@ class TransformersEngine:
             ]
         return {name: torch.tensor(values, device=self._device) for name, values in columns.items()}
 
-    def _output(self, row: Rendered, answer: Answer) -> Output:
+    def _output(self, row: Rendered, answer: Answer | Unscored) -> Output | Unscored:
         """Of generated tokens the special ones are left out."""
+        if isinstance(answer, Unscored):
+            return answer
         written = answer.written
         text = None if written is None else self._renderer.tokenizer.decode(written, skip_special_tokens=True)
         return Output(answer.value, len(row.ids), row.truncated, row.hash, text, answer.extra)
 
     def details(self) -> dict[str, str]:
-        """Device, kernel, dtype and read-out of this engine."""
+        """Device, kernel, dtype and read-out of this engine, and the work of its last run."""
         import torch
 
         model = self._head.model
@@ -123,13 +190,16 @@ class TransformersEngine:
             "dtype": str(model.dtype).removeprefix("torch."),
             "architecture": type(model).__name__,
             "parameters": str(model.num_parameters()),
+            "batching": self._batching,
+            "token_budget": str(self._budget.tokens),
+            **{name: str(value) for name, value in self._work.items()},
         }
 
     def close(self) -> None:
         """Drop the weights."""
         import torch
 
-        self._head.model = None
+        self._head.model = self._body = None
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -195,6 +195,11 @@ def _check_options(spec: ModelSpec) -> None:
         raise ModelError(f"models.{spec.name}.options.gpu_memory_utilization={share}: must be above 0 and at most 1")
     if not isinstance(spec.options.get("batch_invariant", False), bool):
         raise ModelError(f"models.{spec.name}.options.batch_invariant: must be true or false")
+    if spec.numerics == "exact" and not spec.options.get("batch_invariant"):
+        raise ModelError(
+            f"models.{spec.name}.numerics=exact: vLLM needs options.batch_invariant=true for it; or use "
+            "engine: transformers"
+        )
     if any(hook(spec, name) is not None for name in ("head", "render", "config")):
         raise ModelError(f"model {spec.name!r}: family {spec.family!r} has a head of its own; use engine: transformers")
 
