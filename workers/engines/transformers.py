@@ -81,7 +81,7 @@ class TransformersEngine:
         """One output a request, in order; `Unscored` for a conversation that does not fit into memory alone."""
         rendered = self._renderer.render(requests)
         answers: dict[int, Answer | Unscored] = {}
-        self._work = {"computed_tokens": 0, "flops": 0, "distinct_tokens": self._distinct(rendered)}
+        self._work = {"computed_tokens": 0, "flops": 0, "ooms": 0, "distinct_tokens": self._distinct(rendered)}
         todo = self._batches(rendered, range(len(rendered)))
         while todo:
             batch = todo.pop(0)
@@ -132,6 +132,7 @@ class TransformersEngine:
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError) and not any(said in str(error).lower() for said in OUT_OF_MEMORY):
                 raise
+        self._work["ooms"] += 1
         gc.collect()
         if cuda:
             torch.cuda.empty_cache()
