@@ -139,7 +139,9 @@ def _stream_plan(
     owed = [request for prompt in prompts for request in prompt]
     shards = tuple(
         Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, requests)
-        for number, requests in enumerate(_cut(prompts, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows))
+        for number, requests in enumerate(
+            _cut(prompts, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows)
+        )
     )
     places = tuple(asked[request.digest][1] for request in owed)
     return StreamPlan(spec, len(asked), tuple(owed), places, _reason(spec, len(asked), len(owed), earlier), shards)
@@ -154,7 +156,7 @@ def _by_prompt(requests: Iterable[Request]) -> list[list[Request]]:
 
 
 def _cut(prompts: Sequence[Sequence[Request]], shard_rows: int) -> list[tuple[Request, ...]]:
-    """At most `shard_rows` requests in a shard; those about one prompt are divided only where there are more of them."""
+    """At most `shard_rows` requests in a shard; a prompt's are divided only where there are more of them."""
     shards: list[list[Request]] = []
     for prompt in prompts:
         if not shards or len(shards[-1]) + len(prompt) > shard_rows:
