@@ -29,7 +29,8 @@ class Limits:
 
 def strike(stream: StreamState, number: int, started: int, phase: Phase, limits: Limits) -> bool:
     """Count a worker that ended by a fault, `started` workers after the run began; whether its model is hopeless."""
-    counts, stream.struck = number >= stream.struck, started
+    counts = number >= stream.struck
+    stream.struck = started if counts else stream.struck
     if phase == "busy":
         stream.strikes += counts
         return stream.strikes >= limits.max_strikes

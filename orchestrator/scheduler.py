@@ -73,12 +73,13 @@ class Scheduler:
         self._looked = 0.0
         self._stuck: float | None = None
         self._changed = True
+        self._closed = False
 
     def begin(self) -> list[Command]:
         """The first commands; models that no machine can hold are given up at once, unless patience is asked for."""
         if not self.limits.patience:
             for stream in self.streams.values():
-                if not any(self.ledger.fits(option.placement) for option in stream.options):
+                if not self._has_place(stream):
                     self._give_up(stream, policy.needs(stream, self.ledger))
         return self._fill()
 
@@ -114,8 +115,8 @@ class Scheduler:
 
     @property
     def over(self) -> bool:
-        """Whether the deadline has passed; what was not begun is left."""
-        return self.now >= self.limits.deadline
+        """Whether nothing more can be begun before the deadline; what was not begun is left."""
+        return self._closed or self.now >= self.limits.deadline
 
     def _worker_event(self, event: WorkerEvent, worker: WorkerState, stream: StreamState) -> list[Command]:
         """An event that does not answer what the worker was told is a copy of an older one."""
@@ -160,14 +161,17 @@ class Scheduler:
         stream.score(piece, event.report, worker.option)
         stream.land(event.worker, worker)
         commands = self._next_piece(event.worker, worker, stream)
-        if not stream.waiting:
-            commands += self._stop_copies(stream, piece)
-        return commands
+        return commands if stream.waiting else commands + self._stop_useless(stream)
 
-    def _stop_copies(self, stream: StreamState, piece: Piece) -> list[Command]:
-        """Nobody waits for a second result, where the worker has nothing else to do."""
-        copies = [number for number, other in stream.crew.items() if other.piece is not None and other.piece == piece]
-        return [command for number in copies for command in self._stop(number)]
+    def _stop_useless(self, stream: StreamState) -> list[Command]:
+        """End who has nothing to do any more: makes a second result, or loads weights where nothing flies."""
+        flying = any(other.piece is not None and not stream.settled(other.piece) for other in stream.crew.values())
+        useless = [
+            number
+            for number, other in stream.crew.items()
+            if not flying or (other.piece is not None and stream.settled(other.piece))
+        ]
+        return [command for number in useless for command in self._stop(number)]
 
     def _next_piece(self, number: int, worker: WorkerState, stream: StreamState) -> list[Command]:
         """Give an idle worker its next shard, or end it."""
@@ -262,7 +266,8 @@ class Scheduler:
         view = policy.View(self.now, self.limits.deadline - self.now, self.limits.max_attempts)
         while not self.over and (choice := policy.next_worker(self.streams.values(), self.ledger, view)) is not None:
             commands += self._start(choice)
-        return commands + self._wait()
+        self._wait()
+        return commands
 
     def _start(self, choice: policy.Choice) -> list[Command]:
         stream, number = choice.stream, self._started
@@ -273,15 +278,22 @@ class Scheduler:
         task = Load(number) if stream.linted else Lint(number, stream.spec.fingerprint)
         return [Start(number, stream.spec, choice.option.placement, choice.nodes), task]
 
-    def _wait(self) -> list[Command]:
-        """Where nothing runs and nothing can be started, wait for a check or a node; then give up what is left."""
+    def _wait(self) -> None:
+        """Where nothing runs and nothing can be started, wait for a check or a node; then give up what has no place.
+
+        What has one, and was not started, would not be loaded before the deadline.
+        """
         if self.workers or self.finished:
             self._stuck = None
-            return []
+            return
         if self._stuck is None:
             self._stuck = self.now
-        if self._checking or self.now - self._stuck < self.limits.patience:
-            return []
-        for stream in self.streams.values():
+        homeless = [stream for stream in self.streams.values() if stream.waiting and not self._has_place(stream)]
+        if self._checking or (homeless and self.now - self._stuck < self.limits.patience):
+            return
+        for stream in homeless:
             self._give_up(stream, policy.needs(stream, self.ledger))
-        return []
+        self._closed = True
+
+    def _has_place(self, stream: StreamState) -> bool:
+        return any(self.ledger.fits(option.placement) for option in stream.options)

@@ -33,9 +33,10 @@ class Option:
 
 @dataclass(frozen=True, order=True)
 class Piece:
-    """A shard with its cost; ordered by cost."""
+    """A shard with its cost. The greatest is taken first: the costliest, of equals the plan's first."""
 
     cost: float
+    place: int  # minus its number in the plan
     name: str
     shard: Shard = field(compare=False)
 
@@ -235,7 +236,7 @@ class StreamState:
         return sum(
             max(0.0, worker.piece.cost * self.scale - (now - worker.began) / worker.option.ratio)
             for worker in self.crew.values()
-            if worker.piece is not None
+            if worker.piece is not None and worker.piece.name not in self._settled
         )
 
     def work(self, now: float) -> float:
@@ -257,9 +258,12 @@ class StreamState:
         if not self.timed:
             return None
         late = [
-            (self.remaining(worker, now), worker.piece)
+            (self.remaining(worker, now), piece)
             for worker in self.crew.values()
-            if worker.piece is not None and self.copies(worker.piece) == 1 and not self.attempts.get(worker.piece.name)
+            if (piece := worker.piece) is not None
+            and not self.settled(piece)
+            and self.copies(piece) == 1
+            and not self.attempts.get(piece.name)
         ]
         useful = [item for item in late if item[0] > 2 * (before + self.seconds_for(item[1].cost, option))]
         return max(useful)[1] if useful else None
@@ -275,8 +279,8 @@ def state_of(plan: StreamPlan, priority: int) -> StreamState:
     )
     state = StreamState(plan.spec, len(plan.owed), options, bool(plan.placements), priority)
     costs = placements[0].shard_seconds
-    for piece in sorted(Piece(cost, shard.id, shard) for cost, shard in zip(costs, plan.shards, strict=True)):
-        state.put(piece)
+    for number, (cost, shard) in enumerate(zip(costs, plan.shards, strict=True)):
+        state.put(Piece(cost, -number, shard.id, shard))
     return state
 
 
@@ -291,4 +295,4 @@ def halves(piece: Piece) -> Iterable[Piece]:
     middle = len(rows) // 2
     for name, part in (("a", rows[:middle]), ("b", rows[middle:])):
         shard = replace(piece.shard, id=f"{piece.shard.id}{name}", requests=part)
-        yield Piece(piece.cost * shard.characters / max(1, piece.shard.characters), shard.id, shard)
+        yield Piece(piece.cost * shard.characters / max(1, piece.shard.characters), piece.place, shard.id, shard)

@@ -111,6 +111,7 @@ class World:
         self.plans = {plan.spec.fingerprint: plan for plan in scenario.streams}
         self.written: dict[str, set[Request]] = {name: set() for name in self.plans}
         self.counted: dict[str, list[Request]] = {name: [] for name in self.plans}
+        self.heard: set[str] = set()
         self.seen: list[str] = []
         self.now = self.busy = 0.0
         self.steps = 0
@@ -167,6 +168,9 @@ class World:
             if done[name].done != count:
                 if piece is None or not isinstance(event, Done):
                     self.fail("rows were counted that nobody scored")
+                if event.shard != piece.name:
+                    self.fail(f"a result of {event.shard} was counted for {piece.name}")
+                self.heard.add(event.shard)
                 refused = {request for request, _ in event.report.unscored}
                 self.counted[name] += [request for request in piece.shard.requests if request not in refused]
         self._obey(commands)
@@ -208,6 +212,8 @@ class World:
         worker = self.alive.get(command.worker)
         if worker is None or worker.task is not None:
             self.fail(f"worker {command.worker} is given work, but is gone or busy")
+        if isinstance(command, Assign) and command.shard.id in self.heard:
+            self.fail(f"shard {command.shard.id} is handed out after its result was heard")
         worker.task = command
         faults, seconds = self.scenario.faults, self._duration(command, worker)
         death = self.random.expovariate(faults.lost / HOUR) if faults.lost else seconds + 1
