@@ -109,10 +109,13 @@ class RayPool:
         if not ready:
             return None
         command = self._tasks.pop(ready[0])
+        return self._answer(ready[0], command)
+
+    def _answer(self, task: Any, command: Lint | Load | Assign | Check) -> Event:
         if isinstance(command, Check):
-            return GpuChecked(command.node, _answer(ready[0]))
+            return GpuChecked(command.node, _is_well(task))
         try:
-            return _event(command, ray.get(ready[0]))
+            return _event(command, ray.get(task))
         except ray.exceptions.RayTaskError as error:
             cause = _cause(error)
             if CUDA_ERROR not in str(cause):
@@ -227,7 +230,7 @@ def _gpus_answer() -> bool:
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0  # noqa: S607
 
 
-def _answer(task: Any) -> bool:
+def _is_well(task: Any) -> bool:
     """What a check found; a node that cannot be asked is not healthy."""
     try:
         return bool(ray.get(task))

@@ -42,9 +42,9 @@ def watched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         scheduler = Scheduler(plan.streams.values(), Capacity((Node("n", 1, 0, "cpu"),)))
         with Progress(plan, scheduler) as shown:
             scheduler.begin()
-            for event in events:
-                if callable(event):
-                    event = event(plan.streams[model.streams[0].fingerprint].shards[0].id)
+            first = plan.streams[model.streams[0].fingerprint].shards[0].id
+            for given in events:
+                event = given(first) if callable(given) else given
                 if event is not None:
                     scheduler.handle(event)  # type: ignore[arg-type]
                 shown.observe(event)  # type: ignore[arg-type]

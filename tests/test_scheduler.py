@@ -51,7 +51,9 @@ def told(commands: Sequence[Command]) -> str:
     """Commands as one line, so that a script reads like a protocol."""
     words = []
     for command in commands:
-        what = {Start: "start", Lint: "lint", Load: "load", Assign: "score", Stop: "stop", Check: "check"}[type(command)]
+        what = {Start: "start", Lint: "lint", Load: "load", Assign: "score", Stop: "stop", Check: "check"}[
+            type(command)
+        ]
         detail = command.spec.name if isinstance(command, Start) else ""
         detail = command.shard.id if isinstance(command, Assign) else detail
         whom = command.node if isinstance(command, Check) else command.worker
@@ -68,14 +70,19 @@ def done(worker: int, shard: str = "", seconds: float = 0.5) -> Done:
     return Done(worker, shard, ShardReport(ROWS, 20, seconds, 0))
 
 
+def named(scheduler: Scheduler, event: Event) -> Event:
+    """An event; the end of a shard with the name of the one that its worker has, unless it has one."""
+    if not isinstance(event, Done) or event.shard:
+        return event
+    piece = scheduler.workers[event.worker].piece
+    return replace(event, shard=piece.name if piece else "")
+
+
 def play(scheduler: Scheduler, *events: Event) -> str:
     """Feed events; what was said to the last one."""
     commands: list[Command] = []
     for event in events:
-        if isinstance(event, Done) and not event.shard:
-            piece = scheduler.workers[event.worker].piece
-            event = replace(event, shard=piece.name if piece else "")
-        commands = scheduler.handle(event)
+        commands = scheduler.handle(named(scheduler, event))
     return told(commands)
 
 

@@ -27,6 +27,7 @@ from orchestrator.events import (
 from orchestrator.faults import Limits
 from orchestrator.plan import StreamPlan
 from orchestrator.scheduler import Scheduler
+from orchestrator.streams import StreamState
 from tests.test_scheduler import ROWS, done, play, stream, told
 from workers.errors import EngineError, StoreError
 from workers.protocol import ShardReport
@@ -56,7 +57,7 @@ def places(commands: Sequence[Command]) -> list[tuple[str, str]]:
     return [(command.spec.name, " ".join(command.nodes)) for command in commands if isinstance(command, Start)]
 
 
-def state(scheduler: Scheduler, name: str = "a"):  # type: ignore[no-untyped-def]
+def state(scheduler: Scheduler, name: str = "a") -> StreamState:
     return next(state for state in scheduler.streams.values() if state.spec.name == name)
 
 
@@ -162,7 +163,9 @@ def test_a_gpu_that_failed_is_not_used_before_it_was_checked() -> None:
 def test_a_gpu_that_stays_broken_is_not_used_again() -> None:
     scheduler = on(Node("n", 0, 2, "A"), plans=[placed("a", [5.0])])
     assert places(scheduler.begin()) == [("a", "n")]
-    assert play(scheduler, Linted(0, ()), Ready(0, 1.0), Lost(0, "CUDA error", gpu=True)) == "check n, start 1 a, load 1"
+    assert (
+        play(scheduler, Linted(0, ()), Ready(0, 1.0), Lost(0, "CUDA error", gpu=True)) == "check n, start 1 a, load 1"
+    )
     assert play(scheduler, GpuChecked("n", healthy=False), Lost(1, "CUDA error", gpu=True)) == "check n"
     assert play(scheduler, GpuChecked("n", healthy=False)) == ""
     assert scheduler.finished

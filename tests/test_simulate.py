@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator import faults, ledger, policy, scheduler, streams
 from orchestrator.simulate.__main__ import main
-from orchestrator.simulate.scenarios import simulate, simulate_with
-from orchestrator.simulate.world import Violation
+from orchestrator.simulate.draw import simulate, simulate_with
+from orchestrator.simulate.scenario import Violation
 
 BLOCKS, SEEDS_A_BLOCK = 20, 250
 
@@ -47,10 +47,9 @@ def test_every_fault_and_every_end_is_met() -> None:
             seen["given up"] += state.failed is not None
             seen["quarantined"] += bool(state.quarantined)
             seen["left"] += state.left_rows > 0
-            seen["counted once"] += state.duplicates > 0
             seen["unscored"] += "does not fit" in [reason for _, reason in state.failures]
         seen["aborted"] += world.scheduler.aborted is not None
-    kinds = "complete,partial,given up,quarantined,left,counted once,unscored,aborted,lost,preempted,gpu,slow,late"
+    kinds = "complete,partial,given up,quarantined,left,copy,unscored,aborted,lost,preempted,gpu,slow,late"
     more = "duplicate,jump,node lost,drained,joined,disk full,odd,cannot be loaded"
     rare = {kind: seen[kind] for kind in [*kinds.split(","), *more.split(",")] if seen[kind] < 10}
     assert not rare, seen
@@ -94,8 +93,7 @@ def test_a_broken_scheduler_is_found(mutant: str, monkeypatch: pytest.MonkeyPatc
     owner, name, broken = MUTANTS[mutant]
     monkeypatch.setattr(owner, name, broken)
     with pytest.raises((Violation, KeyError, IndexError)):
-        for seed in range(300):
-            simulate(seed)
+        list(map(simulate, range(300)))
 
 
 def test_the_command_plays_a_seed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,5 +110,3 @@ def test_a_seed_that_fails_prints_the_command_that_plays_it(
     seed = said.split()[1].rstrip(":")
     assert f"replay: python -m orchestrator.simulate --seed {seed}" in said
     assert main(["--seed", seed]) == 1
-
-

@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections import Counter
 
-from orchestrator.simulate.scenarios import simulate
-from orchestrator.simulate.world import Violation
+from orchestrator.simulate.draw import simulate
+from orchestrator.simulate.scenario import Violation
 
 
 def main(words: list[str] | None = None) -> int:
@@ -26,7 +26,9 @@ def main(words: list[str] | None = None) -> int:
         except Violation as error:
             print(f"seed {seed}: {error}")
             return 1
-    print(f"{len(seeds)} runs, no promise broken; " + ", ".join(f"{what} {count}" for what, count in seen.most_common()))
+    print(
+        f"{len(seeds)} runs, no promise broken; " + ", ".join(f"{what} {count}" for what, count in seen.most_common())
+    )
     return 0
 
 

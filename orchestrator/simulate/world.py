@@ -6,15 +6,14 @@ It keeps its own account of what is taken, and gives workers GPUs as Ray does, s
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import NoReturn
 
 from orchestrator.cost import Placement
 from orchestrator.events import (
     Assign,
-    Capacity,
     Check,
     Command,
     Done,
@@ -34,59 +33,16 @@ from orchestrator.events import (
     Stop,
     Tick,
 )
-from orchestrator.faults import Limits
-from orchestrator.plan import StreamPlan
 from orchestrator.scheduler import Scheduler
 from orchestrator.simulate.hardware import Hardware
+from orchestrator.simulate.scenario import Faults, Scenario, Violation, true_seconds
 from workers.errors import EngineError, ModelError, StoreError, SweepError
 from workers.protocol import Finding, Request, Shard, ShardReport
 
 HOUR = 3600.0
 LINT_SECONDS = 2.0
-
-
-class Violation(AssertionError):
-    """The scheduler broke a promise."""
-
-
-@dataclass(frozen=True)
-class Faults:
-    """What goes wrong: odds a command or an event, or rates an hour. None of it by default."""
-
-    lost: float = 0.0
-    preempted: float = 0.0
-    node_lost: float = 0.0
-    node_drained: float = 0.0
-    node_returns: float = 0.0
-    load_fails: float = 0.0
-    shard_fails: float = 0.0
-    model_fails: float = 0.0
-    gpu_fails: float = 0.0
-    gpu_dies: float = 0.0
-    slow: float = 0.0
-    duplicate: float = 0.0
-    store_refuses: float = 0.0
-    store_slow: float = 0.0
-    jump: float = 0.0
-    unscored: float = 0.0
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """A run: what is to do, where, and what goes wrong. `pace` is each stream's true time over the predicted one.
-
-    `killers` are requests that end every worker they meet; `never` are streams that never load.
-    """
-
-    streams: tuple[StreamPlan, ...]
-    capacity: Capacity
-    limits: Limits = Limits()
-    faults: Faults = Faults()
-    priorities: Mapping[str, int] = field(default_factory=dict)
-    pace: Mapping[str, float] = field(default_factory=dict)
-    killers: frozenset[Request] = frozenset()
-    never: frozenset[str] = frozenset()
-    tick: float = 10.0
+MAX_FAULTS = 1000
+"""Then the day gets better: a cluster that preempts every worker for ever has no end."""
 
 
 @dataclass
@@ -116,7 +72,7 @@ class World:
         self.now = self.busy = 0.0
         self.steps = 0
         self._offset = 0.0
-        self._seconds = _true_seconds(scenario)
+        self._seconds = true_seconds(scenario)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = 0
         self._nodes = 0
@@ -152,31 +108,34 @@ class World:
             self._observe(self)
 
     def _odds(self, odds: float) -> bool:
-        return odds > 0 and self.random.random() < odds
+        return odds > 0 and self._bad() and self.random.random() < odds
+
+    def _bad(self) -> bool:
+        return len(self.seen) < MAX_FAULTS
 
     def _at(self, seconds: float, happen: Callable[[], None]) -> None:
         self._numbers += 1
         heapq.heappush(self._heap, (self.now + seconds, self._numbers, happen))
 
     def tell(self, event: Event) -> None:
-        """Give the scheduler an event and obey; note which rows it counted as scored."""
-        done = self.scheduler.streams
-        before = {name: state.done for name, state in done.items()} if isinstance(event, Done) else {}
-        piece = self.scheduler.workers[event.worker].piece if isinstance(event, Done) and self._known(event) else None
-        commands = self.scheduler.handle(event)
-        for name, count in before.items():
-            if done[name].done != count:
-                if piece is None or not isinstance(event, Done):
-                    self.fail("rows were counted that nobody scored")
-                if event.shard != piece.name:
-                    self.fail(f"a result of {event.shard} was counted for {piece.name}")
-                self.heard.add(event.shard)
-                refused = {request for request, _ in event.report.unscored}
-                self.counted[name] += [request for request in piece.shard.requests if request not in refused]
-        self._obey(commands)
+        """Give the scheduler an event and obey."""
+        self._obey(self._count(event) if isinstance(event, Done) else self.scheduler.handle(event))
 
-    def _known(self, event: Done) -> bool:
-        return event.worker in self.scheduler.workers
+    def _count(self, event: Done) -> list[Command]:
+        """Note which rows the scheduler counts as scored."""
+        worker = self.scheduler.workers.get(event.worker)
+        piece, before = worker.piece if worker else None, self._done()
+        commands = self.scheduler.handle(event)
+        if self._done() != before:
+            if piece is None or piece.name != event.shard:
+                self.fail(f"{event.shard} is counted as {piece.name if piece else 'nothing'}")
+            self.heard.add(event.shard)
+            refused = {request for request, _ in event.report.unscored}
+            self.counted[piece.shard.stream] += [row for row in piece.shard.requests if row not in refused]
+        return commands
+
+    def _done(self) -> int:
+        return sum(state.done for state in self.scheduler.streams.values())
 
     def _obey(self, commands: Sequence[Command]) -> None:
         for command in commands:
@@ -214,9 +173,12 @@ class World:
             self.fail(f"worker {command.worker} is given work, but is gone or busy")
         if isinstance(command, Assign) and command.shard.id in self.heard:
             self.fail(f"shard {command.shard.id} is handed out after its result was heard")
+        if isinstance(command, Assign):
+            flying = [other.task.shard.id for other in self.alive.values() if isinstance(other.task, Assign)]
+            self.seen += ["copy"] * (command.shard.id in flying)
         worker.task = command
         faults, seconds = self.scenario.faults, self._duration(command, worker)
-        death = self.random.expovariate(faults.lost / HOUR) if faults.lost else seconds + 1
+        death = self.random.expovariate(faults.lost / HOUR) if faults.lost and self._bad() else seconds + 1
         poison = isinstance(command, Assign) and not self.scenario.killers.isdisjoint(command.shard.requests)
         if poison or death < seconds:
             at = seconds * self.random.random() if poison else death
@@ -234,9 +196,12 @@ class World:
             case Assign(_, shard):
                 seconds = self._true(shard, worker.placement)
                 self.busy += seconds * worker.placement.gpus
-                slow = self.random.expovariate(1 / self.scenario.faults.store_slow) if self.scenario.faults.store_slow else 0
-                return seconds * worker.slow + slow
+                return seconds * worker.slow + self._store_seconds()
         return LINT_SECONDS
+
+    def _store_seconds(self) -> float:
+        mean = self.scenario.faults.store_slow
+        return min(self.random.expovariate(1 / mean), 100 * mean) if mean else 0.0
 
     def _true(self, shard: Shard, placement: Placement) -> float:
         """The seconds of a shard, or of a part of one: its name begins with the whole one's."""
@@ -277,13 +242,13 @@ class World:
                     return self._failure(number, EngineError("cannot be loaded"))
                 return Ready(number, self.alive[number].placement.load_seconds if number in self.alive else 1.0)
             case Assign(_, shard):
-                if self._odds(faults.shard_fails):
-                    return self._failure(number, EngineError("odd"))
-                if self._odds(faults.store_refuses):
-                    return self._failure(number, StoreError("disk full"))
-                if self._odds(faults.model_fails / 10):
-                    return self._failure(number, ModelError("no head"))
-                return self._write(number, shard)
+                ills = (
+                    (faults.shard_fails, EngineError("odd")),
+                    (faults.store_refuses, StoreError("disk full")),
+                    (faults.model_fails / 10, ModelError("no head")),
+                )
+                error = next((error for odds, error in ills if self._odds(odds)), None)
+                return self._failure(number, error) if error is not None else self._write(number, shard)
 
     def _failure(self, number: int, error: SweepError) -> Failed:
         self.seen.append(str(error))
@@ -303,7 +268,7 @@ class World:
         self.tell(GpuChecked(node, healthy))
 
     def _plan_node_faults(self, node: Node) -> None:
-        faults = self.scenario.faults
+        faults = self.scenario.faults if self._bad() else Faults()
         if faults.node_lost:
             self._at(self.random.expovariate(faults.node_lost / HOUR), lambda: self._lose_node(node))
         if faults.node_drained:
@@ -340,17 +305,3 @@ class World:
         self.hardware.join(node)
         self._plan_node_faults(node)
         self.tell(NodeJoined(node))
-
-
-def _true_seconds(scenario: Scenario) -> Mapping[tuple[str, str, float], Mapping[str, tuple[float, int]]]:
-    """Seconds and rows of every whole shard, by stream and placement."""
-    found: dict[tuple[str, str, float], Mapping[str, tuple[float, int]]] = {}
-    for plan in scenario.streams:
-        ways = plan.placements or (Placement("" if plan.spec.gpus else "cpu", plan.spec.gpus, 1, 20.0, ()),)
-        for way in ways:
-            seconds = way.shard_seconds or [float(len(shard.requests)) for shard in plan.shards]
-            table = {
-                shard.id: (cost, len(shard.requests)) for shard, cost in zip(plan.shards, seconds, strict=True)
-            }
-            found[plan.spec.fingerprint, way.kind, way.gpus] = table
-    return found

@@ -12,10 +12,12 @@ from orchestrator.events import Capacity, Node
 from orchestrator.faults import Limits
 from orchestrator.plan import StreamPlan
 from orchestrator.simulate.checks import check_end, check_step
-from orchestrator.simulate.world import Faults, Scenario, Violation, World
+from orchestrator.simulate.scenario import Faults, Scenario, Violation
+from orchestrator.simulate.world import World
 from workers.protocol import Message, ModelSpec, Request, Shard
 
 KINDS = ("A100-80G", "L40S-48G")
+MAX_STEPS = 20_000
 COMMAND = "python -m orchestrator.simulate --seed {seed}"
 
 
@@ -31,7 +33,7 @@ def simulate(seed: int) -> World:
 def simulate_with(random: Random) -> World:
     """A run whose every choice comes from `random`, checked after every step."""
     world = World(scenario(random), random, check_step)
-    world.run()
+    world.run(MAX_STEPS)
     check_end(world)
     return world
 
@@ -81,7 +83,11 @@ def _faults(random: Random, badness: float) -> Faults:
         unscored=0.02,
     )
     chosen = {name: value * badness if random.random() < 0.67 else 0.0 for name, value in vars(worst).items()}
-    odds = {name: min(value, 0.9) for name, value in chosen.items() if name not in ("lost", "node_lost", "node_drained", "store_slow")}
+    odds = {
+        name: min(value, 0.9)
+        for name, value in chosen.items()
+        if name not in ("lost", "node_lost", "node_drained", "store_slow")
+    }
     return replace(worst, **{**chosen, **odds}) if badness else Faults()
 
 
