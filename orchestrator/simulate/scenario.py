@@ -1,4 +1,4 @@
-"""What is simulated: the work, the machines, what goes wrong."""
+"""What is simulated: the work, the machines, the workers on them, what goes wrong."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.cost import CPU, Placement
-from orchestrator.events import Capacity
+from orchestrator.events import Capacity, Command
 from orchestrator.faults import Limits
 from orchestrator.plan import StreamPlan
 from workers.protocol import Request
@@ -54,6 +54,17 @@ class Scenario:
     killers: frozenset[Request] = frozenset()
     never: frozenset[str] = frozenset()
     tick: float = 10.0
+
+
+@dataclass
+class Simulated:
+    """A worker process."""
+
+    stream: str
+    placement: Placement
+    nodes: tuple[str, ...]
+    slow: float
+    task: Command | None = None
 
 
 def true_seconds(scenario: Scenario) -> Mapping[tuple[str, str, float], Mapping[str, tuple[float, int]]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import NoReturn
 
@@ -35,7 +34,7 @@ from orchestrator.events import (
 )
 from orchestrator.scheduler import Scheduler
 from orchestrator.simulate.hardware import Hardware
-from orchestrator.simulate.scenario import Faults, Scenario, Violation, true_seconds
+from orchestrator.simulate.scenario import Faults, Scenario, Simulated, Violation, true_seconds
 from workers.errors import EngineError, ModelError, StoreError, SweepError
 from workers.protocol import Finding, Request, Shard, ShardReport
 
@@ -43,17 +42,6 @@ HOUR = 3600.0
 LINT_SECONDS = 2.0
 MAX_FAULTS = 1000
 """Then the day gets better: a cluster that preempts every worker for ever has no end."""
-
-
-@dataclass
-class Simulated:
-    """A worker process."""
-
-    stream: str
-    placement: Placement
-    nodes: tuple[str, ...]
-    slow: float
-    task: Command | None = None
 
 
 class World:
