@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from orchestrator.demand import wanted
 from orchestrator.events import Capacity, Command, Event, Tick
 from orchestrator.scheduler import Scheduler
 
 TICK_SECONDS = 0.5
+WANT_SECONDS = 2.0
+"""A pool is told so often what the run could use."""
 
 
 class Pool(Protocol):
@@ -35,7 +38,11 @@ def run(scheduler: Scheduler, pool: Pool, observe: Callable[[Event | None], None
     """
     scheduler.handle(Tick(time.monotonic()))
     commands = scheduler.begin()
+    told = -WANT_SECONDS
     while True:
+        if scheduler.now - told >= WANT_SECONDS:
+            told = scheduler.now
+            commands.append(wanted(scheduler.streams.values(), scheduler.now))
         for command in commands:
             pool.perform(command)
         if scheduler.finished:

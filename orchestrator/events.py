@@ -77,7 +77,24 @@ class Check:
     node: str
 
 
-Command = Start | Lint | Load | Assign | Stop | Check
+@dataclass(frozen=True)
+class Need:
+    """So many workers, each of which takes this much of one or more nodes, as in `Placement`."""
+
+    kind: str
+    gpus: float
+    nodes: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class Want:
+    """All that could be used now, for a cluster that can grow; what it does not hold, nobody needs any longer."""
+
+    needs: tuple[Need, ...]
+
+
+Command = Start | Lint | Load | Assign | Stop | Check | Want
 
 
 @dataclass(frozen=True)
