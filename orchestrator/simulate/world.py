@@ -166,7 +166,11 @@ class World:
             self.seen += ["copy"] * (command.shard.id in flying)
         worker.task = command
         faults, seconds = self.scenario.faults, self._duration(command, worker)
-        death = self.random.expovariate(faults.lost / HOUR) if faults.lost and self._bad() else seconds + 1
+        death = (
+            self.random.expovariate(faults.lost / HOUR * max(1.0, worker.placement.gpus))
+            if faults.lost and self._bad()
+            else seconds + 1
+        )
         poison = isinstance(command, Assign) and not self.scenario.killers.isdisjoint(command.shard.requests)
         if poison or death < seconds:
             at = seconds * self.random.random() if poison else death
