@@ -272,7 +272,8 @@ class Scheduler:
     def _start(self, choice: policy.Choice) -> list[Command]:
         stream, number = choice.stream, self._started
         self._started += 1
-        worker = WorkerState(stream.spec.fingerprint, choice.option, "loading" if stream.linted else "linting")
+        phase: Phase = "loading" if stream.linted else "linting"
+        worker = WorkerState(stream.spec.fingerprint, choice.option, phase, began=self.now)
         self.workers[number] = stream.crew[number] = worker
         self.ledger.take(number, choice.option.placement, choice.nodes)
         task = Load(number) if stream.linted else Lint(number, stream.spec.fingerprint)

@@ -243,6 +243,18 @@ class StreamState:
         """Everything that is to do, in seconds of one worker of the first option."""
         return self.queued_cost * self.scale + self.flying_seconds(now)
 
+    def left(self, now: float) -> float:
+        """Seconds until the stream is done by the workers it has, who may have to load first."""
+        return (self.work(now) + self.loading_cost(now)) / self.rate()
+
+    def loading_cost(self, now: float) -> float:
+        """What workers would do in the time that they still load, in seconds of the first option."""
+        return sum(
+            max(0.0, self.load_seconds(worker.option) - (now - worker.began)) / worker.option.ratio
+            for worker in self.crew.values()
+            if worker.phase != "busy"
+        )
+
     def remaining(self, worker: WorkerState, now: float) -> float:
         """When a busy worker will have done its piece; one that is late is thought to need as long again."""
         if worker.piece is None:

@@ -5,7 +5,7 @@ Say that a sweep ends after `end` seconds. A worker then computes for at most `e
 GPU seconds that a stream takes; where it may go on several kinds of device a linear program splits it so that the
 fullest kind is as empty as can be (rounding the workers down to a fraction, which can only lower the bound). If they do
 not fit in what the cluster has in that time, the sweep cannot end then. Nor can it while one stream, alone on the whole
-cluster, would not be done, nor before a load and the longest shard. The least `end` that nothing rules out is the bound.
+cluster, would not be done, nor before a load and the longest shard. The least `end` that nothing excludes is the bound.
 """
 
 from __future__ import annotations
