@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from orchestrator.streams import Phase, Piece, StreamState, halves
+from orchestrator.pieces import Piece, halves
+from orchestrator.streams import Phase, StreamState
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ def suspect(stream: StreamState, piece: Piece, reason: str, cut: bool, limits: L
     """
     attempts = stream.attempts[piece.name] = stream.attempts.get(piece.name, 0) + 1
     if attempts < limits.max_attempts:
-        stream.put(piece, suspect=True)
+        stream.pieces.put(piece, suspect=True)
         return
-    stream.settle(piece)
+    stream.pieces.settle(piece)
     rows = piece.shard.requests
     if not cut or len(stream.quarantined) >= limits.max_quarantined:
         stream.failures.append((piece.shard, reason))
@@ -56,4 +57,4 @@ def suspect(stream: StreamState, piece: Piece, reason: str, cut: bool, limits: L
     else:
         for half in halves(piece):
             stream.attempts[half.name] = 0 if len(half.shard.requests) == 1 else limits.max_attempts - 1
-            stream.put(half, suspect=True)
+            stream.pieces.put(half, suspect=True)

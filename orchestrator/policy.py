@@ -158,7 +158,7 @@ def _helps(stream: StreamState, option: Option, left: float, outlook: Outlook) -
         return False
     if not stream.waiting:
         return loading == 0 and stream.straggler(option, load, now) is not None
-    queue, rate = stream.queued_cost * stream.scale, stream.rate()
+    queue, rate = stream.pieces.cost * stream.scale, stream.rate()
     shard = queue / stream.waiting * option.ratio
     emptied = (queue + stream.loading_cost(now)) / rate
     joined = (left * rate + load / option.ratio) / (rate + 1 / option.ratio)

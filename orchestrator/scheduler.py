@@ -5,9 +5,6 @@ worker is lost or fails; one that has met `max_attempts` such ends is cut in two
 down to the row, which is quarantined with its reason. Loads have as many attempts, counted from the last that
 succeeded. Preemptions count as nothing. A GPU that failed is not used before it was checked. The first result of a
 shard counts. What cannot be done is recorded with its reason and the rest goes on.
-
-Time is what `Tick` says, but a step is never negative and never above `JUMP_SECONDS`: a clock that jumps costs at
-most a shard that is handed out twice.
 """
 
 from __future__ import annotations
@@ -15,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from orchestrator import faults, policy
+from orchestrator.elapsed import Elapsed
 from orchestrator.events import (
     Assign,
     Capacity,
@@ -39,11 +37,11 @@ from orchestrator.events import (
 )
 from orchestrator.faults import Limits
 from orchestrator.ledger import Ledger
+from orchestrator.pieces import Piece
 from orchestrator.plan import StreamPlan
-from orchestrator.streams import Phase, Piece, StreamState, WorkerState, state_of
+from orchestrator.streams import Phase, StreamState, WorkerState, state_of
 from workers.errors import ModelError, StoreError
 
-JUMP_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 """Ticks look for stragglers so often."""
 
@@ -66,10 +64,9 @@ class Scheduler:
         }
         self.workers: dict[int, WorkerState] = {}
         self.aborted: StoreError | None = None
-        self.now = 0.0
+        self._elapsed = Elapsed()
         self._checking: set[str] = set()
         self._started = 0
-        self._clock: float | None = None
         self._looked = 0.0
         self._stuck: float | None = None
         self._changed = True
@@ -109,6 +106,11 @@ class Scheduler:
         return commands + (self._fill() if self._changed else [])
 
     @property
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return self._elapsed.seconds
+
+    @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing can be started."""
         return not self.workers and (self.over or not any(stream.waiting for stream in self.streams.values()))
@@ -136,10 +138,8 @@ class Scheduler:
 
     def _tick(self, now: float) -> list[Command]:
         """Let time pass; now and then look whether something is late."""
-        step = now - self._clock if self._clock is not None else 0.0
-        self._clock = now
         before = self.over
-        self.now += min(max(step, 0.0), JUMP_SECONDS)
+        self._elapsed.tick(now)
         if self.over and not before:
             return [command for number in tuple(self.workers) for command in self._stop_idle(number)]
         if self.now - self._looked < LOOK_SECONDS:
@@ -165,11 +165,13 @@ class Scheduler:
 
     def _stop_useless(self, stream: StreamState) -> list[Command]:
         """End who has nothing to do any more: makes a second result, or loads weights where nothing flies."""
-        flying = any(other.piece is not None and not stream.settled(other.piece) for other in stream.crew.values())
+        flying = any(
+            other.piece is not None and not stream.pieces.settled(other.piece) for other in stream.crew.values()
+        )
         useless = [
             number
             for number, other in stream.crew.items()
-            if not flying or (other.piece is not None and stream.settled(other.piece))
+            if not flying or (other.piece is not None and stream.pieces.settled(other.piece))
         ]
         return [command for number in useless for command in self._stop(number)]
 
@@ -177,7 +179,7 @@ class Scheduler:
         """Give an idle worker its next shard, or end it."""
         until = self.ledger.deadline(number)
         limit = policy.longest_piece(stream, worker, until, self.now)
-        piece = None if self.over else stream.take(limit)
+        piece = None if self.over else stream.pieces.take(limit)
         if piece is None and not self.over and not stream.waiting and until is None:
             piece = stream.straggler(worker.option, 0.0, self.now)
         if piece is None:
@@ -190,7 +192,7 @@ class Scheduler:
         worker = self.workers[number]
         piece = self._remove(number, worker)
         if piece is not None:
-            self.streams[worker.stream].put(piece)
+            self.streams[worker.stream].pieces.put(piece)
         return [Stop(number)]
 
     def _remove(self, number: int, worker: WorkerState) -> Piece | None:
@@ -224,7 +226,7 @@ class Scheduler:
         self._checking.update(nodes)
         if event.preempted:
             if piece is not None:
-                stream.put(piece)
+                stream.pieces.put(piece)
             return checks
         return checks + self._count(event, phase, stream, piece, f"worker lost: {event.reason}")
 
@@ -256,7 +258,7 @@ class Scheduler:
             if worker.piece is None:
                 commands += self._stop(number)
             elif not stream.timed or stream.remaining(worker, self.now) > seconds:
-                stream.put(worker.piece)
+                stream.pieces.put(worker.piece)
         return commands
 
     def _fill(self) -> list[Command]:

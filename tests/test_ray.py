@@ -59,7 +59,9 @@ def test_a_killed_actor_costs_one_retry_and_nothing_else(cli: Cli, pairs: Path, 
     assert found["faulty"]["overall"] == found["longest"]["overall"] == 1.0
 
 
-def test_a_row_that_kills_every_actor_is_quarantined_and_the_rest_goes_on(cli: Cli, pairs: Path, tmp_path: Path) -> None:
+def test_a_row_that_kills_every_actor_is_quarantined_and_the_rest_goes_on(
+    cli: Cli, pairs: Path, tmp_path: Path
+) -> None:
     done = cli(*words(pairs, tmp_path / "store", poison="reply 7"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

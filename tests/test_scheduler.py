@@ -145,7 +145,9 @@ def test_a_replica_goes_where_a_worker_has_the_most_to_do() -> None:
     scheduler.begin()
     for worker in range(4):
         assert play(scheduler, Linted(worker, ())) == f"load {worker}"
-    assert play(scheduler, Ready(2, 1.0), done(2)) == "stop 2, start 4 a, load 4", "30 shards for one against 25 for one"
+    assert play(scheduler, Ready(2, 1.0), done(2)) == "stop 2, start 4 a, load 4", (
+        "30 shards for one against 25 for one"
+    )
     assert play(scheduler, Ready(3, 1.0), done(3)) == "stop 3, start 5 b, load 5", "30 for two against 25 for one"
 
 
