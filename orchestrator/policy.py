@@ -179,6 +179,11 @@ def longest_piece(stream: StreamState, worker: WorkerState, until: float | None,
     return limit
 
 
+def has_place(stream: StreamState, ledger: Ledger) -> bool:
+    """Whether the nodes that stay could hold a worker."""
+    return any(ledger.fits(option.placement) for option in stream.options)
+
+
 def needs(stream: StreamState, ledger: Ledger) -> str:
     """Why a model has no place."""
     gpus = min(option.placement.gpus for option in stream.options)

@@ -76,7 +76,7 @@ class Scheduler:
         """The first commands; models that no machine can hold are given up at once, unless patience is asked for."""
         if not self.limits.patience:
             for stream in self.streams.values():
-                if not self._has_place(stream):
+                if not policy.has_place(stream, self.ledger):
                     self._give_up(stream, policy.needs(stream, self.ledger))
         return self._fill()
 
@@ -291,12 +291,11 @@ class Scheduler:
             return
         if self._stuck is None:
             self._stuck = self.now
-        homeless = [stream for stream in self.streams.values() if stream.waiting and not self._has_place(stream)]
+        homeless = [
+            stream for stream in self.streams.values() if stream.waiting and not policy.has_place(stream, self.ledger)
+        ]
         if self._checking or (homeless and self.now - self._stuck < self.limits.patience):
             return
         for stream in homeless:
             self._give_up(stream, policy.needs(stream, self.ledger))
         self._closed = True
-
-    def _has_place(self, stream: StreamState) -> bool:
-        return any(self.ledger.fits(option.placement) for option in stream.options)
