@@ -179,9 +179,10 @@ def longest_piece(stream: StreamState, worker: WorkerState, until: float | None,
     return limit
 
 
-def has_place(stream: StreamState, ledger: Ledger) -> bool:
-    """Whether the nodes that stay could hold a worker."""
-    return any(ledger.fits(option.placement) for option in stream.options)
+def homeless(streams: Iterable[StreamState], ledger: Ledger) -> list[StreamState]:
+    """Streams that wait and that none of the nodes that stay could hold."""
+    waiting = [stream for stream in streams if stream.waiting]
+    return [stream for stream in waiting if not any(ledger.fits(option.placement) for option in stream.options)]
 
 
 def needs(stream: StreamState, ledger: Ledger) -> str:

@@ -75,9 +75,8 @@ class Scheduler:
     def begin(self) -> list[Command]:
         """The first commands; models that no machine can hold are given up at once, unless patience is asked for."""
         if not self.limits.patience:
-            for stream in self.streams.values():
-                if not policy.has_place(stream, self.ledger):
-                    self._give_up(stream, policy.needs(stream, self.ledger))
+            for stream in policy.homeless(self.streams.values(), self.ledger):
+                self._give_up(stream, policy.needs(stream, self.ledger))
         return self._fill()
 
     def handle(self, event: Event) -> list[Command]:
@@ -291,9 +290,7 @@ class Scheduler:
             return
         if self._stuck is None:
             self._stuck = self.now
-        homeless = [
-            stream for stream in self.streams.values() if stream.waiting and not policy.has_place(stream, self.ledger)
-        ]
+        homeless = policy.homeless(self.streams.values(), self.ledger)
         if self._checking or (homeless and self.now - self._stuck < self.limits.patience):
             return
         for stream in homeless:
