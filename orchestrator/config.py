@@ -17,12 +17,14 @@ from workers.errors import InputError, first_line
 KEYS = (
     "benchmarks",
     "data",
+    "deadline",
     "device",
     "models",
     "names",
     "numerics",
     "output",
     "pool",
+    "priority",
     "protocol",
     "push",
     "ray",
@@ -56,6 +58,8 @@ class Settings:
     workers: int | None
     device: str
     shard_rows: int
+    deadline: int | None = None
+    priority: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     push: str | None = None
 
@@ -86,6 +90,8 @@ def settings(config: DictConfig) -> Settings:
         workers=_count("workers", values["workers"]) if values["workers"] is not None else None,
         device=values["device"],
         shard_rows=_count("shard_rows", values["shard_rows"]),
+        deadline=_count("deadline", values["deadline"]) if values["deadline"] is not None else None,
+        priority=_priority(values["priority"], values["models"]),
         push=_text("push", values["push"]),
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
     )
@@ -144,6 +150,15 @@ def _models(values: Any, for_all: Mapping[str, Any]) -> dict[str, Mapping[str, A
         if not isinstance(entry, Mapping):
             raise InputError(f"models.{name}: must hold keys such as path and family, found {entry!r}")
     return {str(name): {**entry, **common} for name, entry in values.items()}
+
+
+def _priority(values: Any, models: Mapping[str, Any]) -> tuple[str, ...]:
+    """The models that come first; each must be one of the command's."""
+    names = tuple(str(value) for value in ([values] if isinstance(values, str) else values or ()))
+    for name in names:
+        if name not in models:
+            raise InputError(plugins.unknown(f"priority={name}", sorted(models), "model"))
+    return names
 
 
 def _names(values: Any) -> tuple[str, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from orchestrator import costs, driver, provenance, records, tables
 from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
 from orchestrator.driver import Pool
+from orchestrator.faults import Limits
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
 from orchestrator.paths import CONF_DIR
@@ -65,7 +67,7 @@ def run(settings: Settings) -> int:
         todo = prepared.plan
         record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
         records.save_run(store, record)
-        outcome = _execute(todo, pool) if pool is not None else _nothing_owed(todo)
+        outcome = _execute(settings, prepared, pool) if pool is not None else _nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
         outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=_costs(store, todo))
         records.save_outcome(store, run_id, outcome)
@@ -177,10 +179,13 @@ def _open_pool(settings: Settings, store: Store, requests: Mapping[str, Sequence
     return RayPool(store.write, requests, settings.ray_address, settings.workers)
 
 
-def _execute(todo: Plan, pool: Pool) -> Outcome:
+def _execute(settings: Settings, prepared: Prepared, pool: Pool) -> Outcome:
     """Drive the pool until nothing is owed, or the user stops it; the account adds up in either case."""
-    state = "done"
-    scheduler = Scheduler(todo.streams.values(), pool.capacity())
+    state, todo = "done", prepared.plan
+    first = [model for model in prepared.models if model.name in settings.priority]
+    priorities = {spec.fingerprint: 1 for model in first for spec in model.streams}
+    limits = Limits(deadline=settings.deadline or math.inf)
+    scheduler = Scheduler(todo.streams.values(), pool.capacity(), limits, priorities)
     with Progress(todo, scheduler) as progress:
         try:
             driver.run(scheduler, pool, progress.observe)

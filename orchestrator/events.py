@@ -24,10 +24,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the cluster offers: its nodes, and at most so many workers at a time."""
+    """What the cluster offers: its nodes, and at most so many workers at a time; whether it `grows` when asked to."""
 
     nodes: tuple[Node, ...]
     workers: int | None = None
+    grows: bool = False
 
 
 @dataclass(frozen=True)

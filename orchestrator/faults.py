@@ -17,15 +17,15 @@ class Limits:
     """What a run puts up with.
 
     `max_attempts` for a shard and for a load; `max_strikes` ends in a row, without a shard scored, end the model;
-    beyond `max_quarantined` rows of a model its shards fail uncut. No shard is begun after `deadline` seconds. While
-    nothing can run, `patience` seconds are waited for a node.
+    beyond `max_quarantined` rows of a model its shards fail uncut. No shard is begun after `deadline` seconds. Where
+    nothing can run, and the cluster grows or has lost nodes, `patience` seconds are waited for one.
     """
 
     max_attempts: int = 3
     max_strikes: int = 12
     max_quarantined: int = 32
     deadline: float = inf
-    patience: float = 0.0
+    patience: float = 600.0
 
 
 def strike(stream: StreamState, number: int, started: int, phase: Phase, limits: Limits) -> bool:

@@ -68,13 +68,14 @@ class Scheduler:
         self._checking: set[str] = set()
         self._started = 0
         self._looked = 0.0
+        self._changes = capacity.grows
         self._stuck: float | None = None
         self._changed = True
         self._closed = False
 
     def begin(self) -> list[Command]:
-        """The first commands; models that no machine can hold are given up at once, unless patience is asked for."""
-        if not self.limits.patience:
+        """The first commands; models that no machine can hold are given up at once, unless the cluster grows."""
+        if not self._changes:
             for stream in policy.homeless(self.streams.values(), self.ledger):
                 self._give_up(stream, policy.needs(stream, self.ledger))
         return self._fill()
@@ -90,6 +91,7 @@ class Scheduler:
             case NodeDraining(node_id, seconds):
                 commands = self._draining(node_id, seconds)
             case NodeLost(node_id):
+                self._changes = True
                 commands = [command for number in self.ledger.drop(node_id) for command in self._stop(number)]
                 self._checking.discard(node_id)
                 self._changed = True
@@ -250,7 +252,7 @@ class Scheduler:
     def _draining(self, node: str, seconds: float) -> list[Command]:
         """A node goes away: what will not be done by then is queued again at once; the first result counts."""
         commands: list[Command] = []
-        self._changed = True
+        self._changed = self._changes = True
         for number in self.ledger.drain(node, self.now + seconds):
             worker = self.workers[number]
             stream = self.streams[worker.stream]
@@ -291,7 +293,7 @@ class Scheduler:
         if self._stuck is None:
             self._stuck = self.now
         homeless = policy.homeless(self.streams.values(), self.ledger)
-        if self._checking or (homeless and self.now - self._stuck < self.limits.patience):
+        if self._checking or (homeless and self._changes and self.now - self._stuck < self.limits.patience):
             return
         for stream in homeless:
             self._give_up(stream, policy.needs(stream, self.ledger))

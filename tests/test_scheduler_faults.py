@@ -204,7 +204,7 @@ def test_patience_ends_and_the_model_is_given_up() -> None:
 
 def test_a_node_that_goes_away_begins_nothing_that_would_take_longer() -> None:
     """Shards of 60, 30 and 5 s; the node has 20 s: the running one is queued again at once, the short one is begun."""
-    scheduler = on(replace(A, gpus=1), plans=[placed("a", [60.0, 30.0, 5.0], load=1.0)], limits=Limits(patience=9.0))
+    scheduler = on(replace(A, gpus=1), plans=[placed("a", [60.0, 30.0, 5.0], load=1.0)])
     scheduler.begin()
     assert play(scheduler, Linted(0, ()), Ready(0, 1.0)) == "score 0 a0"
     pass_time(scheduler, 50.0)

@@ -25,11 +25,14 @@ PRECISION = 1e-3
 
 @dataclass(frozen=True)
 class Way:
-    """A placement on a cluster: seconds of all shards, of the longest one, and how many workers there could be."""
+    """A placement on a cluster: seconds of all shards and of the longest one, of a load and the shortest one, and how
+    many workers there could be.
+    """
 
     placement: Placement
     work: float
     longest: float
+    soonest: float
     workers: int
 
     def area(self, end: float) -> float:
@@ -57,7 +60,8 @@ def _way(placement: Placement, nodes: Sequence[Node]) -> Way:
     share = placement.gpus / placement.nodes
     each = sum(math.floor(gpus / share) if share >= 1 else gpus * math.floor(1 / share) for gpus in of_kind)
     seconds = placement.shard_seconds
-    return Way(placement, sum(seconds), max(seconds), each // placement.nodes)
+    soonest = placement.load_seconds + min(seconds)
+    return Way(placement, sum(seconds), max(seconds), soonest, each // placement.nodes)
 
 
 def _sizes(nodes: Sequence[Node]) -> dict[str, int]:
@@ -69,9 +73,9 @@ def _sizes(nodes: Sequence[Node]) -> dict[str, int]:
 
 def _possible(streams: Sequence[Sequence[Way]], sizes: Mapping[str, int], end: float) -> bool:
     """Whether nothing that is known rules out an end at `end`."""
-    open_ways = [[way for way in options if way.placement.load_seconds + way.longest <= end] for options in streams]
-    if not all(open_ways):
+    if not all(any(way.placement.load_seconds + way.longest <= end for way in options) for options in streams):
         return False
+    open_ways = [[way for way in options if way.soonest <= end] for options in streams]
     alone = (
         sum(way.workers * (end - way.placement.load_seconds) / way.work for way in options) for options in open_ways
     )
