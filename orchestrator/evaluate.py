@@ -215,14 +215,16 @@ def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
     quarantined = sum(len(stream.quarantined) for stream in streams)
     left = todo.owed - scored - failed - quarantined
     account = Account(todo.total, scored, todo.total - todo.owed, failed, left, quarantined)
-    return Outcome(state, provenance.now(), account, (*failures, *_quarantines(streams)))
+    return Outcome(state, provenance.now(), account, (*failures, *_quarantines(todo, streams)))
 
 
-def _quarantines(streams: Iterable[StreamState]) -> Iterator[Failure]:
-    """What is known of rows that ended every worker they met, each by the digest of its request."""
+def _quarantines(todo: Plan, streams: Iterable[StreamState]) -> Iterator[Failure]:
+    """Rows that ended every worker they met: each by the digest of its request and a place where it occurs."""
     for stream in streams:
+        plan = todo.streams[stream.spec.fingerprint]
         for request, reason in stream.quarantined:
-            yield Failure(stream.spec.name, 1, f"quarantined: request {request.digest}: {reason}"[:REASON_CHARACTERS])
+            where = f"quarantined: request {request.digest} of {plan.subsets[plan.owed.index(request)]}"
+            yield Failure(stream.spec.name, 1, f"{where}: {reason}"[:REASON_CHARACTERS])
 
 
 def _costs(store: Store, todo: Plan) -> tuple[costs.Cost, ...]:

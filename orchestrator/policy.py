@@ -68,11 +68,14 @@ def next_worker(streams: Iterable[StreamState], ledger: Ledger, view: View) -> C
     A further worker of a model whose preflight still runs cannot be started, but its kind of device is kept for it.
     """
     candidates = [stream for stream in streams if stream.failed is None and (stream.waiting or stream.crew)]
+    room = _remembered(ledger.find)
+    if not any(room(option.placement) for stream in candidates for option in stream.options):
+        return None
     outlook = Outlook(
         view,
         {gpus: horizon(candidates, ledger, gpus, view.now) for gpus in (True, False)},
         max((_end(stream, view.now) for stream in candidates), default=0.0),
-        _remembered(ledger.find),
+        room,
         _reserved(candidates, ledger),
     )
     offers = [

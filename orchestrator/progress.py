@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.events import Event, Failed, Linted, Lost, NodeDraining, NodeLost, Ready
+from orchestrator.events import Event, Failed, GpuChecked, Linted, Lost, NodeDraining, NodeLost, Ready
 from orchestrator.plan import Plan
 from orchestrator.scheduler import Scheduler
 from orchestrator.streams import StreamState
@@ -69,6 +69,8 @@ class Progress:
                 say(f"node {node} lost ({reason}); the shards of its workers go back to the queue")
             case NodeDraining(node, seconds):
                 say(f"node {node} goes away in {_duration(seconds)}; it begins nothing that would take longer")
+            case GpuChecked(node, healthy):
+                say(f"node {node}: its GPUs {'work again' if healthy else 'do not work; what failed is used no more'}")
             case Ready(worker, seconds):
                 say(f"{self._model_of(worker)}: weights loaded in {seconds:.1f} s")
         if self._live:

@@ -72,6 +72,7 @@ def test_a_row_that_kills_every_actor_is_quarantined_and_the_rest_goes_on(
     assert "worker lost" in str(found["faulty"]["failure"])
     account = json.loads(cli("status", f"store={tmp_path / 'store'}", "output=json").stdout)["runs"][-1]["account"]
     assert account["quarantined"] == 1
+    assert "quarantined: request" in str(found["faulty"]["failure"])
     assert account["asked"] == account["scored"] + account["quarantined"] == 4 * ROWS
 
 

@@ -72,7 +72,6 @@ def test_64_mixed_gpus_with_failures_come_within_twenty_percent() -> None:
 
 
 def test_the_command_reports_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["zoo", "--gpus", "8", "--runs", "1"]) == 0
+    assert main(["zoo", "--gpus", "1", "--runs", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + 4
-    assert lines[1].split()[:2] == ["8", "A100-80G"]
+    assert [line.split()[:3] for line in lines[1:]] == [["1", "A100-80G", faults] for faults in ("none", "5")]
