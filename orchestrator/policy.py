@@ -4,13 +4,14 @@
 2. A model of a higher priority comes first, in everything that follows.
 3. A model without a worker gets one before others get a second; the one that would take longest comes first.
 4. But a model that with its workers would end after the horizon gets a further worker in that same order.
-5. Where no model without a worker could use a free device, it joins the model with the most time left per worker,
-   if loading ends before the queue does and the worker then has time for a shard.
+5. Where no model without a worker could use a free device, it joins the model with the most time left per worker, if
+   the queue lasts longer than the load and the worker then computes for long enough (`PAYS`).
 6. A queue that is empty gets a further worker only for a straggler's shard that it would have in half the time.
 7. Of the devices a model can use, the one that costs the fewest GPU seconds and still ends before the horizon;
    where none does, the one that ends first. Of the nodes, the one with the least room to spare.
-8. A worker keeps its model until the queue is empty; then its device is free for any model.
-9. A worker takes the costliest shard first; a slow one, or one on a node that goes away, the costliest that fits.
+8. A device is kept for a model that is in its preflight, where that model comes before the others.
+9. A worker keeps its model until the queue is empty; then its device is free for any model.
+10. It takes the costliest shard first; a slow one, or one on a node that goes away, the costliest that fits.
 """
 
 from __future__ import annotations
