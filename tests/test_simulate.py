@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import faults, ledger, pieces, policy, scheduler, streams
+from orchestrator.events import Lost
 from orchestrator.simulate.__main__ import main
 from orchestrator.simulate.draw import simulate, simulate_with
 from orchestrator.simulate.scenario import Violation
@@ -75,6 +78,12 @@ def _trusting(self: ledger.Ledger, worker: int) -> list[str]:
     return []
 
 
+def _unforgiving(self: scheduler.Scheduler, event: Lost, *rest: Any) -> Any:
+    return ended(self, replace(event, preempted=False), *rest)
+
+
+ended = scheduler.Scheduler._lost
+
 MUTANTS: dict[str, tuple[object, str, object]] = {
     "GPUs are not given back": (ledger.Ledger, "give_back", _never_free),
     "GPUs are oversubscribed": (ledger, "_room", _any_room),
@@ -83,6 +92,7 @@ MUTANTS: dict[str, tuple[object, str, object]] = {
     "a shard that kills is dropped": (faults, "suspect", _forgetful),
     "strikes are not counted": (faults, "strike", lambda *_: False),
     "nothing is started after the beginning": (scheduler.Scheduler, "_fill", lambda self: []),
+    "preemptions count": (scheduler.Scheduler, "_lost", _unforgiving),
     "replicas only": (policy, "_where", lambda *_: None),
 }
 

@@ -70,7 +70,12 @@ def check_end(world: World) -> None:
 
 
 def _check_blame(world: World, name: str, state: StreamState) -> None:
-    """Without other faults only the rows that kill are in quarantine, and nothing else fails."""
+    """Preemptions count for nothing. Without other faults only the rows that kill are in quarantine."""
+    given_before = world.scenario.limits.max_attempts - 1
+    whole = {shard.id for shard in world.plans[name].shards}
+    for shard, attempts in state.attempts.items():
+        if attempts > world.blamed[shard] + (0 if shard in whole else given_before):
+            world.fail(f"shard {shard} has {attempts} attempts, it met {world.blamed[shard]} faults that count")
     if name in world.scenario.never or world.scenario.faults != type(world.scenario.faults)():
         return
     killers = world.scenario.killers & set(world.plans[name].owed)
