@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 
 from orchestrator.pieces import Piece, halves
-from orchestrator.streams import Phase, StreamState
+from orchestrator.streams import StreamState, WorkerState
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,15 @@ class Limits:
     patience: float = 600.0
 
 
-def strike(stream: StreamState, number: int, started: int, phase: Phase, limits: Limits) -> bool:
-    """Count a worker that ended by a fault, `started` workers after the run began; whether its model is hopeless."""
+def strike(stream: StreamState, number: int, worker: WorkerState, started: int, limits: Limits) -> bool:
+    """Count a worker that ended by a fault when `started` workers had been; whether its model is hopeless.
+
+    The next one goes elsewhere, where there is room: one bad node must not use up all attempts.
+    """
+    stream.shunned.update(worker.nodes)
     counts = number >= stream.struck
     stream.struck = started if counts else stream.struck
-    if phase == "busy":
+    if worker.phase == "busy":
         stream.strikes += counts
         return stream.strikes >= limits.max_strikes
     stream.loads += counts

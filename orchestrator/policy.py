@@ -31,7 +31,7 @@ Not where nothing was predicted: then the load is a guess, and so is what the ma
 SLOW = 1.5
 """A worker that takes so many times as long as its model's fastest is slow."""
 
-Room = Callable[[Placement], tuple[str, ...] | None]
+Room = Callable[[StreamState, Placement], tuple[str, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def next_worker(streams: Iterable[StreamState], ledger: Ledger, view: View) -> C
     A further worker of a model whose preflight still runs cannot be started, but its kind of device is kept for it.
     """
     candidates = [stream for stream in streams if stream.failed is None and (stream.waiting or stream.crew)]
-    room = _remembered(ledger.find)
-    if not any(room(option.placement) for stream in candidates for option in stream.options):
+    room = _remembered(ledger)
+    if not any(room(stream, option.placement) for stream in candidates for option in stream.options):
         return None
     outlook = Outlook(
         view,
@@ -128,7 +128,7 @@ def _offers(stream: StreamState, outlook: Outlook) -> Iterator[tuple[float, Choi
         option = _where(stream, outlook)
         if option is not None:
             seconds = stream.load_seconds(option) + stream.work(outlook.view.now) * option.ratio
-            yield seconds, Choice(stream, option, outlook.room(option.placement) or ())
+            yield seconds, Choice(stream, option, outlook.room(stream, option.placement) or ())
         return
     if stream.loads >= outlook.view.max_loads or stream.spec.endpoint:
         return
@@ -137,7 +137,7 @@ def _offers(stream: StreamState, outlook: Outlook) -> Iterator[tuple[float, Choi
         overdue = left > outlook.ends[option.placement.gpus > 0]
         if not overdue and outlook.reserved.get(option.placement.kind, -inf) >= stream.priority:
             continue
-        nodes = outlook.room(option.placement)
+        nodes = outlook.room(stream, option.placement)
         if nodes is not None and _helps(stream, option, left, outlook):
             yield left, Choice(stream, option, nodes)
 
@@ -147,7 +147,7 @@ def _where(stream: StreamState, outlook: Outlook) -> Option | None:
     found = []
     for option in stream.options:
         load = stream.load_seconds(option)
-        if load < outlook.view.left and outlook.room(option.placement) is not None:
+        if load < outlook.view.left and outlook.room(stream, option.placement) is not None:
             end = load + stream.work(outlook.view.now) * option.ratio
             late = end > outlook.ends[option.placement.gpus > 0]
             found.append((late, end if late else end * option.placement.gpus, end, option))
@@ -198,14 +198,14 @@ def needs(stream: StreamState, ledger: Ledger) -> str:
     return f"needs {gpus:g} GPUs{f' of {kinds}' if kinds else ''}, the cluster has {ledger.size(gpus=True)}"
 
 
-def _remembered(find: Room) -> Room:
-    """`find`, asked once for placements that take the same."""
-    known: dict[tuple[str, float, int], tuple[str, ...] | None] = {}
+def _remembered(ledger: Ledger) -> Room:
+    """Where there is room, asked once for placements that take the same."""
+    known: dict[tuple[str, float, int, frozenset[str]], tuple[str, ...] | None] = {}
 
-    def room(placement: Placement) -> tuple[str, ...] | None:
-        key = (placement.kind, placement.gpus, placement.nodes)
+    def room(stream: StreamState, placement: Placement) -> tuple[str, ...] | None:
+        key = (placement.kind, placement.gpus, placement.nodes, frozenset(stream.shunned))
         if key not in known:
-            known[key] = find(placement)
+            known[key] = ledger.find(placement, stream.shunned)
         return known[key]
 
     return room

@@ -68,14 +68,14 @@ class Scheduler:
         self._checking: set[str] = set()
         self._started = 0
         self._looked = 0.0
-        self._changes = capacity.grows
+        self._elastic = capacity.grows
         self._stuck: float | None = None
         self._changed = True
         self._closed = False
 
     def begin(self) -> list[Command]:
         """The first commands; models that no machine can hold are given up at once, unless the cluster grows."""
-        if not self._changes:
+        if not self._elastic:
             for stream in policy.homeless(self.streams.values(), self.ledger):
                 self._give_up(stream, policy.needs(stream, self.ledger))
         return self._fill()
@@ -91,7 +91,7 @@ class Scheduler:
             case NodeDraining(node_id, seconds):
                 commands = self._draining(node_id, seconds)
             case NodeLost(node_id):
-                self._changes = True
+                self._elastic = True
                 commands = [command for number in self.ledger.drop(node_id) for command in self._stop(number)]
                 self._checking.discard(node_id)
                 self._changed = True
@@ -142,13 +142,11 @@ class Scheduler:
         before = self.over
         self._elapsed.tick(now)
         if self.over and not before:
-            return [command for number in tuple(self.workers) for command in self._stop_idle(number)]
+            idle = [number for number, worker in self.workers.items() if worker.piece is None]
+            return [command for number in idle for command in self._stop(number)]
         if self.now - self._looked < LOOK_SECONDS:
             return []
         return self._fill()
-
-    def _stop_idle(self, number: int) -> list[Command]:
-        return self._stop(number) if self.workers[number].piece is None else []
 
     def _linted(self, event: Linted, worker: WorkerState, stream: StreamState) -> list[Command]:
         stream.linted = self._changed = True
@@ -162,31 +160,24 @@ class Scheduler:
         stream.score(piece, event.report, worker.option)
         stream.land(event.worker, worker)
         commands = self._next_piece(event.worker, worker, stream)
-        return commands if stream.waiting else commands + self._stop_useless(stream)
-
-    def _stop_useless(self, stream: StreamState) -> list[Command]:
-        """End who has nothing to do any more: makes a second result, or loads weights where nothing flies."""
-        flying = any(
-            other.piece is not None and not stream.pieces.settled(other.piece) for other in stream.crew.values()
-        )
-        useless = [
-            number
-            for number, other in stream.crew.items()
-            if not flying or (other.piece is not None and stream.pieces.settled(other.piece))
-        ]
-        return [command for number in useless for command in self._stop(number)]
+        return commands + [command for number in stream.useless() for command in self._stop(number)]
 
     def _next_piece(self, number: int, worker: WorkerState, stream: StreamState) -> list[Command]:
         """Give an idle worker its next shard, or end it."""
         until = self.ledger.deadline(number)
         limit = policy.longest_piece(stream, worker, until, self.now)
         piece = None if self.over else stream.pieces.take(limit)
-        if piece is None and not self.over and not stream.waiting and until is None:
+        if piece is None and until is None and self._near_end:
             piece = stream.straggler(worker.option, 0.0, self.now)
         if piece is None:
             return self._stop(number)
         stream.fly(number, worker, piece, self.now)
         return [Assign(number, piece.shard)]
+
+    @property
+    def _near_end(self) -> bool:
+        """Whether nothing is left that nobody has begun."""
+        return not self.over and not any(stream.waiting for stream in self.streams.values())
 
     def _stop(self, number: int) -> list[Command]:
         """End a worker; what it had goes back uncounted."""
@@ -208,19 +199,18 @@ class Scheduler:
 
     def _failed(self, event: Failed, worker: WorkerState, stream: StreamState) -> list[Command]:
         """A failed worker is replaced by a fresh one; its state cannot be trusted."""
-        reason, phase = str(event.error), worker.phase
+        reason = str(event.error)
         if isinstance(event.error, ModelError):
             return self._stop(event.worker) + self._give_up(stream, reason)
         piece = self._remove(event.worker, worker)
-        commands = [Stop(event.worker), *self._count(event, phase, stream, piece, reason)]
+        commands = [Stop(event.worker), *self._count(event, worker, stream, piece, reason)]
         lost = piece is not None and any(piece.shard is shard for shard, _ in stream.failures)
-        if isinstance(event.error, StoreError) and (lost or phase != "busy"):
+        if isinstance(event.error, StoreError) and (lost or worker.phase != "busy"):
             self.aborted = event.error
             commands += [command for other in self.streams.values() for command in self._give_up(other, "run aborted")]
         return commands
 
     def _lost(self, event: Lost, worker: WorkerState, stream: StreamState) -> list[Command]:
-        phase = worker.phase
         nodes = self.ledger.suspect(event.worker) if event.gpu else []
         piece = self._remove(event.worker, worker)
         checks: list[Command] = [Check(node) for node in nodes if node not in self._checking]
@@ -229,16 +219,16 @@ class Scheduler:
             if piece is not None:
                 stream.pieces.put(piece)
             return checks
-        return checks + self._count(event, phase, stream, piece, f"worker lost: {event.reason}")
+        return checks + self._count(event, worker, stream, piece, f"worker lost: {event.reason}")
 
     def _count(
-        self, event: Failed | Lost, phase: Phase, stream: StreamState, piece: Piece | None, reason: str
+        self, event: Failed | Lost, worker: WorkerState, stream: StreamState, piece: Piece | None, reason: str
     ) -> list[Command]:
         """Count a fault against the shard and the model."""
         if piece is not None:
             store = isinstance(event, Failed) and isinstance(event.error, StoreError)
             faults.suspect(stream, piece, reason, not store, self.limits)
-        hopeless = faults.strike(stream, event.worker, self._started, phase, self.limits)
+        hopeless = faults.strike(stream, event.worker, worker, self._started, self.limits)
         return self._give_up(stream, reason) if hopeless else []
 
     def _give_up(self, stream: StreamState, reason: str) -> list[Command]:
@@ -252,7 +242,7 @@ class Scheduler:
     def _draining(self, node: str, seconds: float) -> list[Command]:
         """A node goes away: what will not be done by then is queued again at once; the first result counts."""
         commands: list[Command] = []
-        self._changed = self._changes = True
+        self._changed = self._elastic = True
         for number in self.ledger.drain(node, self.now + seconds):
             worker = self.workers[number]
             stream = self.streams[worker.stream]
@@ -276,7 +266,7 @@ class Scheduler:
         stream, number = choice.stream, self._started
         self._started += 1
         phase: Phase = "loading" if stream.linted else "linting"
-        worker = WorkerState(stream.spec.fingerprint, choice.option, phase, began=self.now)
+        worker = WorkerState(stream.spec.fingerprint, choice.option, choice.nodes, phase, began=self.now)
         self.workers[number] = stream.crew[number] = worker
         self.ledger.take(number, choice.option.placement, choice.nodes)
         task = Load(number) if stream.linted else Lint(number, stream.spec.fingerprint)
@@ -293,7 +283,7 @@ class Scheduler:
         if self._stuck is None:
             self._stuck = self.now
         homeless = policy.homeless(self.streams.values(), self.ledger)
-        if self._checking or (homeless and self._changes and self.now - self._stuck < self.limits.patience):
+        if self._checking or (homeless and self._elastic and self.now - self._stuck < self.limits.patience):
             return
         for stream in homeless:
             self._give_up(stream, policy.needs(stream, self.ledger))

@@ -35,6 +35,7 @@ class WorkerState:
 
     stream: str
     option: Option
+    nodes: tuple[str, ...]
     phase: Phase
     piece: Piece | None = None
     began: float = 0.0
@@ -42,7 +43,7 @@ class WorkerState:
 
 @dataclass
 class StreamState:
-    """A stream. `failed` is the reason why the model was given up."""
+    """A stream. `failed` is the reason why the model was given up; `shunned` are nodes where its workers ended."""
 
     spec: ModelSpec
     total: int
@@ -53,6 +54,7 @@ class StreamState:
     loads: int = 0
     strikes: int = 0
     struck: int = 0
+    shunned: set[str] = field(default_factory=set)
     done: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -132,6 +134,18 @@ class StreamState:
         self._costs_done += piece.cost * option.ratio
         self.strikes = 0
         return True
+
+    def useless(self) -> list[int]:
+        """Workers of an empty queue that make a second result, or load weights where nothing flies."""
+        if self.waiting:
+            return []
+        flying = {
+            number: not self.pieces.settled(worker.piece)
+            for number, worker in self.crew.items()
+            if worker.piece is not None
+        }
+        alone = not any(flying.values())
+        return [number for number in self.crew if not flying.get(number, not alone)]
 
     def rest(self) -> list[Piece]:
         """Everything without a fate, each piece once; it is settled by this."""

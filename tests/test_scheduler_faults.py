@@ -318,3 +318,11 @@ def test_a_store_that_stays_broken_ends_the_run_and_cuts_nothing() -> None:
     play(scheduler, Linted(0, ()), Ready(0, 1.0), Failed(0, StoreError("full")))
     assert str(scheduler.aborted) == "full"
     assert (state(scheduler).quarantined, state(scheduler).failed_rows) == ([], 2 * ROWS)
+
+
+def test_a_model_goes_elsewhere_after_a_fault_where_there_is_room() -> None:
+    scheduler = on(replace(A, gpus=1), Node("a2", 0, 1, "A"), plans=[placed("a", [5.0])])
+    assert places(scheduler.begin()) == [("a", "a1")]
+    scheduler.handle(Linted(0, ()))
+    assert places(scheduler.handle(Failed(0, EngineError("driver")))) == [("a", "a2")]
+    assert places(scheduler.handle(Failed(1, EngineError("driver")))) == [("a", "a1")]
