@@ -83,12 +83,13 @@ def load(path: Path) -> list[Record]:
 def flop_share(record: Record) -> float:
     """FLOP/s of scoring over the fastest matrix product that any library reached before or after."""
     rate = max(value for rates in record["matmul"] for value in rates.values())
-    return float(record["details"]["flops"]) / record["scoring"] / rate
+    return float(record["details"]["flops"]) / float(record["scoring"]) / float(rate)
 
 
 def mm_share(record: Record) -> float:
     """The same over `torch.mm` alone."""
-    return float(record["details"]["flops"]) / record["scoring"] / max(rates["torch.mm"] for rates in record["matmul"])
+    rate = max(rates["torch.mm"] for rates in record["matmul"])
+    return float(record["details"]["flops"]) / float(record["scoring"]) / float(rate)
 
 
 def computed_share(record: Record) -> float:
@@ -163,7 +164,7 @@ def sides(records: Records, models: Sequence[str]) -> list[tuple[str, ...]]:
 
 def left_out(records: Records) -> list[tuple[str, ...]]:
     """Each technique switched off."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for model in ("llama", "policy"):
         plain = ("techniques", model, "nothing")
         for side in ("nothing", "sharing", "packing", "batching", "completion-only logits"):
@@ -199,7 +200,10 @@ def report(lines: Sequence[Record], gpu: Record | None = None) -> str:
         (SIDES, sides(records, models)),
         (LEFT_OUT, left_out(records)),
     ]
-    return f"{pairs} pairs; {where}\n\n" + "\n".join(_table(head, rows) for head, rows in tables)
+    others = max((record["busy"] for record in lines), default=0.0)
+    return f"{pairs} pairs; {where}; at most {others:.0%} busy before a measurement\n\n" + "\n".join(
+        _table(head, rows) for head, rows in tables
+    )
 
 
 SIDES = ("checkpoint", "against", "its scoring, s", "its process, s", "our scoring, s", "our process, s",

@@ -12,7 +12,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from workers.engines import transformers as engine
 from workers.families import dpo, scalar
 from workers.protocol import Message, Output, Request
 
-MATMUL_SIZES, MATMUL_REPEATS = (2048, 4096), 5
+MATMUL_REPEATS = 5
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -47,20 +47,19 @@ def alone(entry: dict[str, Any]) -> None:
 
 def all_logits(entry: dict[str, Any]) -> None:
     """The full vocabulary for every token, of the prompt too, and for a conversation at once."""
-    own = heads.CausalLM._completion
+    own = heads.CausalLM._logprobs
 
-    def completion(self: Any, hidden: Any, ids: Any, row: Any) -> Any:
-        kept = self._logits(hidden[: len(row.ids) - 1]).float().log_softmax(-1)
-        answer = own(self, hidden, ids, row)
-        del kept
-        return answer
+    def logprobs(self: Any, hidden: Any, ids: Any, index: Any, places: Any) -> Any:
+        for row in range(len(hidden)):
+            self._logits(hidden[row, : places[index == row].max()]).float().log_softmax(-1)
+        return own(self, hidden, ids, index, places)
 
-    _replace(heads.CausalLM, "_completion", completion)
+    _replace(heads.CausalLM, "_logprobs", logprobs)
 
 
 def no_logits(entry: dict[str, Any]) -> None:
     """Hidden states only, no log-probabilities: the memory of weights and activations."""
-    _replace(heads.CausalLM, "_completion", lambda *_: heads.Answer(0.0, {"tokens": 0.0, "squares": 0.0}))
+    _replace(heads.CausalLM, "_logprobs", lambda *given: torch.zeros(len(given[-1]), dtype=torch.float64))
 
 
 SWITCHES: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -79,7 +78,7 @@ def _replace(owner: Any, name: str, value: Any) -> None:
     setattr(owner, name, value)
 
 
-def matmul_rates() -> dict[str, float]:
+def matmul_rates(sizes: Sequence[int]) -> dict[str, float]:
     """FLOP/s of large float32 matrices by library, the best of several tries and sizes.
 
     `torch.mm` is MKL's in the builds for x86, which is not the fastest on every processor; oneDNN comes with torch too.
@@ -89,7 +88,7 @@ def matmul_rates() -> dict[str, float]:
         ways["oneDNN"] = lambda one, other: torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], "")
     best = dict.fromkeys(ways, 0.0)
     with torch.inference_mode():
-        for size in MATMUL_SIZES:
+        for size in sizes:
             one, other = torch.rand(size, size), torch.rand(size, size)
             for name in [*ways] * MATMUL_REPEATS:
                 started = time.perf_counter()
@@ -120,7 +119,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         entry["scoring"] = {"reference_free": "sum"}
     SWITCHES[options.off](entry)
     model = pin_model("bench", entry, cuda=False)
-    before = matmul_rates()
+    before = matmul_rates(options.matmul)
     imported, started = resident("VmRSS"), time.perf_counter()
     loaded = engine.load(model.streams[0])
     load = time.perf_counter() - started
@@ -137,7 +136,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "scoring": seconds,
         "load": load,
-        "matmul": [before, matmul_rates()],
+        "matmul": [before, matmul_rates(options.matmul)],
         "peak_bytes": peak,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -155,6 +154,9 @@ def main() -> None:
     parser.add_argument("--protocol", choices=("own", "reference"), default="own")
     parser.add_argument("--rows", type=Path, required=True, help="JSON lines with prompt, chosen, rejected")
     parser.add_argument("--off", choices=sorted(SWITCHES), default="nothing")
+    parser.add_argument(
+        "--matmul", type=int, nargs="+", default=[2048, 4096], help="sizes of the matrices to compare with"
+    )
     options = parser.parse_args()
     with redirect_stdout(sys.stderr):
         facts = measure(options)

@@ -1,6 +1,6 @@
 """Speed on the CPU in float32: the reference's command, vLLM and ourselves on the same checkpoints and rows.
 
-    python -m bench.throughput --shared ../shared [--step 10] [--only classifier dpo vllm techniques]
+    python -m bench.throughput --shared ../shared [--step 10] [--only classifier verdicts dpo vllm techniques]
 
 Each measurement is a process of its own with the same number of threads; repetitions go round robin (A B C A B C).
 Every process adds one line of JSON to `--out`, so that an interrupted run goes on where it stopped; the table
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,12 @@ from workers import plugins
 from workers.protocol import Message
 
 ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("classifier", "verdicts", "dpo", "vllm", "techniques")
 CLASSIFIERS = ("llama", "gpt-neox", "bert")
 LEFT_OUT = {"llama": ("sharing", "packing", "batching"), "policy": ("sharing", "completion-only logits", "logits")}
 """By checkpoint, what is switched off in turn; the last one of the policy is for its memory, see `bench.techniques`."""
+QUIET = 0.1
+"""Cores that others may use before a measurement is remarked on."""
 WORK = ("compute_seconds", "tokens", "computed_tokens", "distinct_tokens", "flops")
 
 Facts = dict[str, Any]
@@ -63,37 +67,34 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data = self.folder / "rewardbench.jsonl"
         self.data.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-        self._reference_python = Path()
 
     def tasks(self) -> Iterator[Task]:
         """All that is asked for, in the order of one round."""
-        only = self.options.only
-        if "classifier" in only:
-            yield from self._classifiers()
-        if "dpo" in only:
-            yield Task("dpo", "policy", "ours", self.policies)
-            yield Task("dpo", "policy", "reference-8", lambda: self.reference("policy", 8, "reference"))
-        if "vllm" in only and (self.options.vllm_venv / "bin" / "python").exists():
-            yield Task("vllm", "llama", "ours", lambda: self.techniques("llama", "nothing"))
-            yield Task("vllm", "llama", "vllm", self.vllm)
-        if "techniques" in only:
-            for model, names in LEFT_OUT.items():
-                for off in ("nothing", *names):
-                    yield Task("techniques", model, off, lambda model=model, off=off: self.techniques(model, off))  # type: ignore[misc]
+        return (task for part in PARTS if part in self.options.only for task in getattr(self, f"_{part}_tasks")())
 
-    def _classifiers(self) -> Iterator[Task]:
+    def _classifier_tasks(self) -> Iterator[Task]:
         for model in self.options.models:
-            yield Task("classifier", model, "ours", lambda model=model: self.ours(model))  # type: ignore[misc]
+            yield Task("classifier", model, "ours", partial(self.ours, model))
             for batch in (8, 64):
-                yield Task(
-                    "classifier",
-                    model,
-                    f"reference-{batch}",
-                    lambda model=model, batch=batch: self.reference(model, batch),  # type: ignore[misc]
-                )
-        for model in self.options.models if "verdicts" in self.options.only else ():
-            measure = lambda model=model: self.reference(model, 1)  # type: ignore[misc]  # noqa: E731
-            yield Task("classifier", model, "reference-1", measure, once=True)
+                yield Task("classifier", model, f"reference-{batch}", partial(self.reference, model, batch))
+
+    def _verdicts_tasks(self) -> Iterator[Task]:
+        for model in self.options.models:
+            yield Task("classifier", model, "reference-1", partial(self.reference, model, 1), once=True)
+
+    def _dpo_tasks(self) -> Iterator[Task]:
+        yield Task("dpo", "policy", "ours", self.policies)
+        yield Task("dpo", "policy", "reference-8", partial(self.reference, "policy", 8, "reference"))
+
+    def _vllm_tasks(self) -> Iterator[Task]:
+        if (self.options.vllm_venv / "bin" / "python").exists():
+            yield Task("vllm", "llama", "ours", partial(self.techniques, "llama", "nothing"))
+            yield Task("vllm", "llama", "vllm", self.vllm)
+
+    def _techniques_tasks(self) -> Iterator[Task]:
+        for model, names in LEFT_OUT.items():
+            for off in ("nothing", *names):
+                yield Task("techniques", model, off, partial(self.techniques, model, off))
 
     def ours(self, model: str) -> Facts:
         """`rewardsweep run` in a new store, from the command to the leaderboard."""
@@ -187,6 +188,19 @@ class Bench:
         return wall, done.stdout
 
 
+def busy(seconds: float = 0.5) -> float:
+    """The share of the machine's cores that others use now: numbers measured beside them are worth little."""
+
+    def ticks() -> tuple[int, int]:
+        values = list(map(int, Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]))
+        return sum(values), values[3] + values[4]  # idle, and waiting for a disk
+
+    before = ticks()
+    time.sleep(seconds)
+    total, idle = (after - first for first, after in zip(before, ticks(), strict=True))
+    return 1 - idle / total if total else 0.0
+
+
 def machine(threads: int) -> Facts:
     """What the numbers were measured on."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -208,7 +222,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--step", type=int, default=1, help="10: only every tenth pair")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only", nargs="+", default=["classifier", "verdicts", "dpo", "vllm", "techniques"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--models", nargs="+", choices=CLASSIFIERS, default=list(CLASSIFIERS))
     return parser.parse_args()
 
@@ -230,11 +244,14 @@ def main() -> int:
             names = {"experiment": task.experiment, "model": task.model, "side": task.side, "repetition": repetition}
             if tuple(names.values()) in done or (task.once and repetition):
                 continue
+            others = busy()
             facts = task.measure()
-            record = {**names, "pairs": len(bench.rows), "machine": machine(options.threads), **facts}
+            where = {"pairs": len(bench.rows), "busy": others, "machine": machine(options.threads)}
+            record = {**names, **where, **facts}
             with options.out.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(record) + "\n")
-            print(*names.values(), f"{facts['scoring']:.1f} s of {facts['wall']:.1f} s", flush=True)
+            note = f" (the machine was {others:.0%} busy)" if others > QUIET else ""
+            print(*names.values(), f"{facts['scoring']:.1f} s of {facts['wall']:.1f} s{note}", flush=True)
     table = performance.report(performance.load(options.out))
     options.out.with_suffix(".md").write_text(table, encoding="utf-8")
     print(table)

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.parity import requests
 from orchestrator.pin import pin_model
-from workers.engines.transformers import config_of, renderer_of
+from workers.checkpoint import config_of, renderer_of
 
 SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
