@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 
-from orchestrator import costs, driver, provenance, records, tables
+from orchestrator import bills, driver, provenance, records, tables
 from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
 from orchestrator.driver import Pool
@@ -208,10 +208,10 @@ def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
     return Outcome(state, provenance.now(), account, tuple(failures))
 
 
-def _costs(store: Store, todo: Plan) -> tuple[costs.Cost, ...]:
+def _costs(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
     """What endpoints were asked for in this run, said aloud."""
     paid = tuple(
-        costs.cost(stream, store.read(stream.spec.fingerprint).rows) for stream in costs.owed_to_endpoints(todo)
+        bills.bill(stream, store.read(stream.spec.fingerprint).rows) for stream in bills.owed_to_endpoints(todo)
     )
     for cost in paid:
         say(f"cost: {cost}")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.benchmarks import Example, data_hash
-from orchestrator.costs import Cost
+from orchestrator.bills import Bill
 from orchestrator.stores import Store
 from workers.errors import StoreError
 from workers.protocol import Message, Model, ModelSpec
@@ -66,7 +66,7 @@ class Outcome:
     ended: str
     account: Account
     failures: tuple[Failure, ...]
-    costs: tuple[Cost, ...] = ()
+    costs: tuple[Bill, ...] = ()
 
 
 def save_run(store: Store, run: Run) -> None:
@@ -138,7 +138,7 @@ def _parse_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
 
 def _outcome(values: Mapping[str, Any]) -> Outcome:
     failures = tuple(Failure(**failure) for failure in values["failures"])
-    costs = tuple(Cost(**cost) for cost in values.get("costs", ()))
+    costs = tuple(Bill(**cost) for cost in values.get("costs", ()))
     return Outcome(values["state"], values["ended"], Account(**values["account"]), failures, costs)
 
 
