@@ -12,12 +12,12 @@ from workers.errors import InputError, ModelError
 AUTO = "auto"
 
 
-def engine_of(name: str, entry: Mapping[str, Any], cuda: bool) -> tuple[str, str]:
+def engine_of(name: str, entry: Mapping[str, Any], cuda: bool, assumed: bool = False) -> tuple[str, str]:
     """The engine's name and the reason, for a model's file on machines with or without GPUs.
 
     An engine that the file names is taken as it is. Else, of the engines that the family lists: vLLM where it is
     installed and has an advantage that cannot change what a score means, transformers otherwise, since its scores
-    are the ones that are compared with the reference.
+    are the ones that are compared with the reference. `assumed`: vLLM counts as installed, on a cluster not at hand.
     """
     given, family = entry.get("engine") or AUTO, plugins.resolve("workers.families", entry["family"])
     if given != AUTO:
@@ -25,7 +25,7 @@ def engine_of(name: str, entry: Mapping[str, Any], cuda: bool) -> tuple[str, str
     known = [engine for engine in family.ENGINES if engine in plugins.available("workers.engines")]
     if "transformers" not in known:
         return known[0], f"the engine of family {entry['family']}"
-    installed = "vllm" in known and is_installed("vllm")
+    installed = "vllm" in known and (assumed or is_installed("vllm"))
     gpus = int(entry.get("gpus") or 1) if cuda else 0
     if gpus > 1 and not installed:
         remedy = (

@@ -117,6 +117,15 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """Devices of one kind: how many, and how many of them a node has (1 for CPU slots)."""
+
+    kind: str
+    count: int
+    node: int = 8
+
+
+@dataclass(frozen=True)
 class Job:
     """What a stream asks of a device, whichever it is. `source`: `disk`, `hub` or `store`, where its weights lie."""
 
@@ -157,7 +166,7 @@ def placement(job: Job, gpu: Gpu, node: int, rates: Rates) -> Placement | str:
     """The smallest way to hold the model on one kind of device in nodes of `node` of them, or why there is none."""
     if gpu.name == CPU:
         need = needed_bytes(job, 1)
-        return _on(job, gpu, 0, 1, rates) if need <= USABLE * gpu.memory else _too_large(need, gpu, "")
+        return _on(job, gpu, 0, 1, rates) if need <= USABLE * gpu.memory else _too_large(need, gpu)
     for gpus in _counts(node) if job.spreads else (1,):
         need = needed_bytes(job, gpus)
         if need <= USABLE * gpu.memory and job.architecture.heads % gpus == 0:
@@ -167,8 +176,7 @@ def placement(job: Job, gpu: Gpu, node: int, rates: Rates) -> Placement | str:
         nodes = next((n for n in range(2, 65) if needed_bytes(job, n * node) <= USABLE * gpu.memory), None)
         if nodes is not None:
             return _on(job, gpu, nodes * node, nodes, rates)
-    remedy = "" if job.spreads else "; only vLLM spreads a model over GPUs"
-    return _too_large(needed_bytes(job, 1), gpu, remedy)
+    return _too_large(needed_bytes(job, 1), gpu)
 
 
 def _counts(node: int) -> list[int]:
@@ -176,8 +184,8 @@ def _counts(node: int) -> list[int]:
     return [2**power for power in range(node.bit_length()) if 2**power <= node]
 
 
-def _too_large(need: int, gpu: Gpu, remedy: str) -> str:
-    return f"needs {need / GB:,.0f} GB of memory; {gpu.name} has {gpu.memory / GB:,.0f}{remedy}"
+def _too_large(need: int, gpu: Gpu) -> str:
+    return f"needs {need / GB:,.0f} GB of memory, {gpu.name} has {gpu.memory / GB:,.0f}"
 
 
 def _fraction(job: Job, share: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -46,7 +46,11 @@ class Account:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run was asked for. `benchmarks` maps names to data hashes; `outcome` is None until it ends."""
+    """What a run was asked for. `benchmarks` maps names to data hashes; `outcome` is None until it ends.
+
+    `predicted` holds what the plan expected of each fingerprint that owed something: `tokens`, `seconds` of all its
+    workers, `gpu_hours` and `dollars`; of the sweep, under an empty name, `makespan` and `bound`.
+    """
 
     id: str
     started: str
@@ -55,6 +59,7 @@ class Run:
     asked: int
     reused: int
     facts: Mapping[str, str]
+    predicted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     outcome: Outcome | None = None
 
 
@@ -91,6 +96,7 @@ def save_run(store: Store, run: Run) -> None:
         "asked": run.asked,
         "reused": run.reused,
         "facts": dict(run.facts),
+        "predicted": {name: dict(values) for name, values in run.predicted.items()},
     }
     store.save(f"runs/{run.id}/run.json", _json(record))
 

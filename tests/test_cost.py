@@ -171,7 +171,7 @@ def test_known_models_land_where_people_run_them() -> None:
     assert str(placed(job(70.0, engine="vllm"))) == "4 A100-80G"
     assert str(placed(job(340.0, engine="vllm"))) == "16 A100-80G on 2 nodes"
     refused = placement(job(70.0), A100, 8, Rates())
-    assert refused == "needs 144 GB of memory; A100-80G has 80; only vLLM spreads a model over GPUs"
+    assert refused == "needs 144 GB of memory, A100-80G has 80"
     on_cpu = job(1.4, dtype="float32")
     assert placed(on_cpu, GPUS[CPU]).gpus == 0
     assert str(placed(on_cpu, GPUS[CPU])) == "cpu"
