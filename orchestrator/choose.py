@@ -27,6 +27,8 @@ def engine_of(name: str, entry: Mapping[str, Any], cuda: bool, assumed: bool = F
         return known[0], f"the engine of family {entry['family']}"
     installed = "vllm" in known and (assumed or is_installed("vllm"))
     gpus = int(entry.get("gpus") or 1) if cuda else 0
+    if gpus > 1 and not installed and assumed:
+        return "transformers", f"family {entry['family']} has no vLLM"
     if gpus > 1 and not installed:
         remedy = (
             "install rewardsweep[vllm]" if "vllm" in known else f"family {entry['family']} has no vLLM; set it to 1"

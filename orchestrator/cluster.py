@@ -60,14 +60,15 @@ def priced(dollars: Mapping[str, float]) -> dict[str, Gpu]:
 
 
 def of_this_machine(cuda: bool, workers: int | None) -> tuple[Offer, ...]:
-    """Its GPUs by the names in `/proc`, where models go on them, and its CPU slots. Unknown GPUs are left out."""
-    slots = Offer(CPU, min(workers or 10**6, os.cpu_count() or 1), 1)
+    """Its GPUs by the names in `/proc`, where models go on them, and its CPU slots; unknown GPUs are left out."""
+    most = workers or 10**6
+    slots = Offer(CPU, min(most, os.cpu_count() or 1), 1)
     if not cuda:
         return (slots,)
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in NVIDIA.glob("*/information")]
     names = [found[1].strip() for text in texts if (found := re.search(r"^Model:\s*(.+)$", text, re.MULTILINE))]
     kinds = Counter(gpu.name for name in names if (gpu := gpu_of(name)) is not None)
-    return (*(Offer(kind, count, count) for kind, count in kinds.items()), slots)
+    return (*(Offer(kind, min(count, most), min(count, most)) for kind, count in kinds.items()), slots)
 
 
 def of_ray(labels: Mapping[str, float], gpus: int, cpus: int) -> tuple[Offer, ...]:

@@ -134,18 +134,24 @@ def board(store: Store, settings: Settings, name: str, models: Sequence[str]) ->
         [*chosen, *imported], name, rule, found.data_hash, found.examples, lambda one: stream(one).rows, found.failures
     )
     devices = cluster.priced(settings.dollars)
-    took = {model.name: _took(model, stream, devices) for model in chosen if model.streams}
-    return replace(made, entries=tuple(replace(entry, **took.get(entry.name, {})) for entry in made.entries))
+    took = {model.name: _took(model, stream, devices) for model in chosen}
+    entries = []
+    for entry in made.entries:
+        hours, dollars = took.get(entry.name, (None, None))
+        entries.append(replace(entry, gpu_hours=hours, dollars=dollars))
+    return replace(made, entries=tuple(entries))
 
 
-def _took(model: Model, stream: Callable[[str], Stream], devices: Mapping[str, Gpu]) -> dict[str, float | None]:
+def _took(
+    model: Model, stream: Callable[[str], Stream], devices: Mapping[str, Gpu]
+) -> tuple[float | None, float | None]:
     """Hours of GPUs and dollars behind all measurements of a model, on any benchmark."""
     total = sum((spent(stream(spec.fingerprint).provenance, devices) for spec in model.streams), Spent())
     paid = [charge(spec, stream(spec.fingerprint).rows.values()).dollars for spec in model.streams if spec.endpoint]
     if not total.gpu_hours and not paid:
-        return {}
+        return None, None
     dollars = None if total.dollars is None or None in paid else total.dollars + sum(price or 0.0 for price in paid)
-    return {"gpu_hours": total.gpu_hours or None, "dollars": dollars}
+    return total.gpu_hours or None, dollars
 
 
 def choose(settings: Settings, known: Scored, names: Sequence[str]) -> list[Model]:

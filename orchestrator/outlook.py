@@ -20,9 +20,6 @@ from orchestrator.spent import Spent, spent
 from orchestrator.stores import Held, Store
 from workers.protocol import Model, ModelSpec
 
-LEAST_SECONDS = 0.01
-"""Of loading: what took less has no weights."""
-
 
 def outlook(
     settings: Settings, store: Store, plan: Plan, models: Sequence[Model], held: Mapping[str, Held], cuda: bool
@@ -45,7 +42,7 @@ def _offers(settings: Settings, cuda: bool) -> tuple[Offer, ...]:
         from orchestrator.ray_pool import cluster_devices
 
         return cluster_devices(settings.ray_address)
-    return cluster.of_this_machine(cuda, settings.workers)
+    return cluster.of_this_machine(cuda, 1 if settings.pool == "local" else settings.workers)
 
 
 def _architectures(settings: Settings, models: Sequence[Model]) -> dict[str, Architecture]:
@@ -69,6 +66,10 @@ def _architecture(spec: ModelSpec, entry: Mapping[str, Any]) -> Architecture | N
     shape = from_config(values, head) if values is not None else None
     size = entry.get("size")
     return typical(float(size), head, entry.get("active")) if shape is None and size else shape
+
+
+def _has_weights(spec: ModelSpec) -> bool:
+    return spec.weights != "none" and not spec.endpoint
 
 
 def _weights_here(spec: ModelSpec) -> bool:
@@ -116,12 +117,11 @@ class Compared:
 
 def compared(store: Store, run: Run, devices: Mapping[str, Gpu]) -> list[Compared]:
     """Prediction against outcome of a run, for every stream that loaded weights and wrote parts."""
-    names = {spec.fingerprint: spec.name for model in run.models for spec in model.streams}
+    specs = {spec.fingerprint: spec for model in run.models for spec in model.streams if _has_weights(spec)}
     found = []
     for fingerprint, expected in run.predicted.items():
-        if fingerprint in names:
+        if fingerprint in specs:
             parts = [part for part in store.held(fingerprint).provenance if part.get("run") == run.id]
-            took = spent(parts, devices)
-            if took.load_seconds >= LEAST_SECONDS:
-                found.append(Compared(names[fingerprint], expected, took))
+            if parts:
+                found.append(Compared(specs[fingerprint].name, expected, spent(parts, devices)))
     return found

@@ -155,8 +155,8 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool, hub: bool) -> ModelSp
     else:
         weights = Pinned(f"builtin:{name}", None, "none")
     source = entry.get("tokenizer")
-    tokens = (source, entry.get("tokenizer_revision"), hub)
-    tokenizer = checkpoints.tokenizer(name, "tokenizer", *tokens) if source else None
+    named = entry.get("tokenizer_revision")
+    tokenizer = checkpoints.tokenizer(name, "tokenizer", source, named, hub) if source else None
     gpus = entry.get("gpus", 1) if cuda and engine.NEEDS_WEIGHTS else 0
     return ModelSpec(
         name=name,

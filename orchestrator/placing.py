@@ -56,8 +56,8 @@ class Predicted:
 
     @property
     def seconds(self) -> float:
-        """Of all workers together, with loading."""
-        return sum(share.end - share.start for share in self.shares)
+        """Of all workers together, with loading; on a fraction of a GPU a worker takes its whole time."""
+        return sum((share.end - share.start) / min(1.0, share.placement.gpus or 1) for share in self.shares)
 
     @property
     def placement(self) -> str:
@@ -95,7 +95,7 @@ def predict(plan: Plan, here: Here) -> Prediction:
     for name, stream in plan.streams.items():
         if stream.owed:
             placed[name], refused[name] = _placements(stream, here, works)
-    made = forecast(placed, here.offers)
+    made = forecast({name: _divisible(plan.streams[name], found) for name, found in placed.items()}, here.offers)
     streams = {
         name: replace(stream, placements=tuple(sorted(placed.get(name, ()), key=lambda one: one.seconds)))
         for name, stream in plan.streams.items()
@@ -105,6 +105,13 @@ def predict(plan: Plan, here: Here) -> Prediction:
         for name, stream in plan.streams.items()
     }
     return Prediction(Plan(streams), found, made)
+
+
+def _divisible(stream: StreamPlan, placements: Sequence[Placement]) -> list[Placement]:
+    """An endpoint has one worker, whatever it owes: to the forecast its work is one piece."""
+    if not stream.spec.endpoint:
+        return list(placements)
+    return [replace(one, shard_seconds=(sum(one.shard_seconds),)) for one in placements]
 
 
 class _Works:
@@ -137,8 +144,10 @@ def _placements(stream: StreamPlan, here: Here, works: _Works) -> tuple[tuple[Pl
     offers = [offer for offer in here.offers if (offer.kind == CPU) == (spec.gpus == 0) and offer.count]
     found = _everywhere(job, offers, here)
     placed = tuple(one for one in found if isinstance(one, Placement))
-    if placed or not found:
-        return placed, f"no {'GPU' if spec.gpus else 'CPU slot'} is offered"
+    if placed:
+        return placed, ""
+    if not found:
+        return (), f"no {'GPU' if spec.gpus else 'CPU slot'} is offered"
     return (), "; ".join([*dict.fromkeys(map(str, found)), *_remedy(spec, job, offers, here)])
 
 
@@ -179,10 +188,8 @@ def _predicted(stream: StreamPlan, shares: tuple[Share, ...], here: Here, works:
     prices = [here.gpus[share.placement.kind].dollars * share.device_hours for share in shares]
     if stream.spec.endpoint:
         prices = [_endpoint_dollars(stream, work)]
-    if shares or not stream.owed:
-        why_not = ""
-    elif stream.placements or not why_not:
-        why_not = "the cluster is too small for one worker of it"
+    if stream.owed and not shares:
+        why_not = why_not or "the cluster is too small for one worker of it"
     return Predicted(work.rows, work.tokens, shares, sum(prices), _sources(stream, shares, here), why_not)
 
 

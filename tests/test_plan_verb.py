@@ -58,6 +58,12 @@ def test_plan_for_several_kinds_says_what_none_of_them_can_hold(cli: Cli) -> Non
     assert list(made["impossible"]) == ["UltraRM-13b", "tulu-2-dpo-13b", "tulu-2-dpo-13b.reference"]
 
 
+def test_a_large_model_whose_head_is_its_own_is_in_the_plan_with_the_reason(cli: Cli) -> None:
+    made = cluster_plan(cli, "model=[INF-ORM-Llama3_1-70B]", "gpus=64", "gpu=A100-80G", code=1)
+    (reason,) = made["impossible"].values()
+    assert reason.endswith("only vLLM spreads a model over GPUs, and it does not serve family inf_orm")
+
+
 def test_a_model_without_a_size_is_said_to_have_none(cli: Cli) -> None:
     words = ("+models.mine.path=org/unknown", "+models.mine.family=scalar", "gpus=8", "gpu=A100-80G")
     (stream,) = cluster_plan(cli, *words, code=1)["streams"]
@@ -77,7 +83,7 @@ def test_plan_without_gpus_places_on_cpus(cli: Cli) -> None:
     [
         (["plan", "gpus=64"], "error: gpus=64: of which kind? add gpu=NAME, one of B200-180G, "),
         (["plan", "gpu=A100-80G"], "error: gpu=A100-80G: how many? add gpus=N"),
-        (["plan", "gpus=8", "gpu=A100"], "error: gpu=A100: unknown GPU 'A100': did you mean 'A100-40G'? "),
+        (["plan", "gpus=8", "gpu=A100"], "error: gpu=A100: unknown GPU 'A100': did you mean 'A100-80G'? "),
         (["plan", "gpus=-1", "gpu=L4-24G"], "error: gpus=-1: must be a whole number"),
         (["plan", "gpus=8", "gpu={L4-24G:8}"], "error: gpus=8: gpu={...} holds the counts already"),
         (["plan", "gpu={L4-24G:many}"], "error: gpu.L4-24G=many: must be a whole number"),
