@@ -49,14 +49,17 @@ two turns are assumed."""
 
 @dataclass(frozen=True)
 class Row:
-    """One stream: its job for each way of computing, and its placement."""
+    """One stream: its job, and its placement."""
 
     name: str
     model: Model
     stream: StreamPlan
-    shared: Job
-    apart: Job
+    job: Job
     placed: Placement
+
+    def jobs(self) -> tuple[Job, Job, Job]:
+        """Every conversation apart; shared beginnings where the engine shares them; shared by every engine."""
+        return replace(self.job, shares=False), self.job, replace(self.job, shares=True)
 
     def hours(self, work: Work, job: Job, rates: Rates) -> float:
         """GPU-hours of one worker for some work, without loading."""
@@ -64,7 +67,7 @@ class Row:
 
     def load_hours(self, source: str) -> float:
         """GPU-hours of loading once."""
-        found = Rates().load_seconds(GPU.name, source, self.shared.engine, self.shared.architecture, self.shared.dtype)
+        found = Rates().load_seconds(GPU.name, source, self.job.engine, self.job.architecture, self.job.dtype)
         return self.placed.gpus * found.value / 3600
 
 
@@ -83,7 +86,7 @@ def main(words: list[str]) -> int:
     print(f"{GPU.name}, MFU {mfu:.0%} ASSUMED, {LOAD_BYTES['disk'] / 1e9:g} GB/s from local disk;", end=" ")
     print(f"{len(examples)} rows scaled to {ROWS}, tokens x {rates.tokens.value:.3f}\n")
     _table(rows, len(examples), rates)
-    alone = [row.name for row in rows if row.placed.gpus > 1 and not row.shared.spreads]
+    alone = [row.name for row in rows if row.placed.gpus > 1 and not row.job.spreads]
     print(f"\ncounted as if their engine spread them over GPUs, which it does not do yet: {', '.join(alone)}")
     _sweep(rows, len(examples))
     return 0
@@ -126,12 +129,12 @@ def _rows(examples: list[Example], rates: Rates) -> Iterator[Row]:
                 for shard in stream.shards
             )
             shape = _shape(model, one.entry)
-            shared = job_of(spec, shape, "disk", shards)
-            placed = placement(shared, GPU, 8, rates)
+            job = job_of(spec, shape, "disk", shards)
+            placed = placement(job, GPU, 8, rates)
             if isinstance(placed, str):  # today nothing spreads it; counted as if its engine did
-                placed = placement(replace(shared, engine="vllm"), GPU, 8, rates)
+                placed = placement(replace(job, engine="vllm"), GPU, 8, rates)
                 assert not isinstance(placed, str), f"{spec.name}: {placed}"
-            yield Row(spec.name, model, stream, shared, replace(shared, shares=False), placed)
+            yield Row(spec.name, model, stream, job, placed)
 
 
 def _shape(model: Model, entry: Mapping[str, float]) -> Architecture:
@@ -140,7 +143,7 @@ def _shape(model: Model, entry: Mapping[str, float]) -> Architecture:
 
 def _prior(row: Row, sets: Mapping[str, tuple[int, int, int]]) -> Work:
     """A stream's work on prior sets, every row of the mean length."""
-    total, kind, limit = NOTHING, row.shared.kind, row.stream.spec.max_length or 10**9
+    total, kind, limit = NOTHING, row.job.kind, row.stream.spec.max_length or 10**9
     for count, prompt, response in sets.values():
         each = min(limit, TEMPLATE_TOKENS + prompt + response * (2 if kind == "preference" else 1))
         head = min(each, prompt)
@@ -156,37 +159,36 @@ def _prior(row: Row, sets: Mapping[str, tuple[int, int, int]]) -> Work:
 
 
 def _core(row: Row) -> Work:
-    return sum(row.shared.shards, NOTHING)
+    return sum(row.job.shards, NOTHING)
 
 
 def _table(rows: list[Row], half: int, rates: Rates) -> None:
-    """GPU-hours by benchmark, computed apart and with shared beginnings; then with loading, from each source."""
+    """GPU-hours by benchmark for each way of computing; then with loading, from each source."""
     benchmarks: dict[str, tuple[Callable[[Row], Work], float]] = {
         "RewardBench v1 core, 2,985 pairs": (_core, ROWS / half),
         "the four prior sets of its average, 17,154 pairs": (lambda row: _prior(row, PRIOR), 1.0),
         "the three more that it shows, 8,021 pairs": (lambda row: _prior(row, SHOWN), 1.0),
     }
     loads = {source: sum(row.load_hours(source) for row in rows) for source in LOAD_BYTES}
-    print("| GPU-hours | apart | shared beginnings |\n| --- | ---: | ---: |")
-    peak, total = replace(rates, assumed_mfu=1.0), (0.0, 0.0)
-    _line("core, no loading, at the peak (the arithmetic floor)", _both(rows, _core, ROWS / half, peak))
+    print("| GPU-hours | apart | shared beginnings | shared by vLLM too |\n| --- | ---: | ---: | ---: |")
+    peak = replace(rates, assumed_mfu=1.0)
+    _line("core at the peak, no loading (the arithmetic floor)", _hours(rows, _core, ROWS / half, peak))
+    total = [0.0, 0.0, 0.0]
     for name, (work, scale) in benchmarks.items():
-        hours = _both(rows, work, scale, rates)
-        total = (total[0] + hours[0], total[1] + hours[1])
+        hours = _hours(rows, work, scale, rates)
+        total = [before + more for before, more in zip(total, hours, strict=True)]
         _line(f"{name}, computing", hours)
         for source, load in loads.items():
-            whole = (total[0] + load, total[1] + load)
-            _line(f"... and all above, with loading from {source} ({load:.2f})", whole)
+            _line(f"... and all above, with loading from {source} ({load:.2f})", [one + load for one in total])
 
 
-def _both(rows: list[Row], work: Callable[[Row], Work], scale: float, rates: Rates) -> tuple[float, float]:
-    """Hours of all streams, apart and with shared beginnings."""
-    apart = sum(scale * row.hours(work(row), row.apart, rates) for row in rows)
-    return apart, sum(scale * row.hours(work(row), row.shared, rates) for row in rows)
+def _hours(rows: list[Row], work: Callable[[Row], Work], scale: float, rates: Rates) -> list[float]:
+    """GPU-hours of all streams for each way of computing."""
+    return [sum(scale * row.hours(work(row), row.jobs()[way], rates) for row in rows) for way in range(3)]
 
 
-def _line(name: str, hours: tuple[float, float]) -> None:
-    print(f"| {name} | {hours[0]:.2f} | {hours[1]:.2f} |")
+def _line(name: str, hours: list[float]) -> None:
+    print(f"| {name} | {' | '.join(f'{one:.2f}' for one in hours)} |")
 
 
 def _sweep(rows: list[Row], half: int) -> None:

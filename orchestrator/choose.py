@@ -27,20 +27,21 @@ def engine_of(name: str, entry: Mapping[str, Any], cuda: bool, assumed: bool = F
         return known[0], f"the engine of family {entry['family']}"
     installed = "vllm" in known and (assumed or is_installed("vllm"))
     gpus = int(entry.get("gpus") or 1) if cuda else 0
-    if gpus > 1 and not installed and assumed:
-        return "transformers", f"family {entry['family']} has no vLLM"
-    if gpus > 1 and not installed:
-        remedy = (
-            "install rewardsweep[vllm]" if "vllm" in known else f"family {entry['family']} has no vLLM; set it to 1"
-        )
-        raise InputError(f"models.{name}.gpus={gpus}: only vLLM spreads a model over GPUs; {remedy}")
     if gpus > 1:
-        return "vllm", f"{gpus} GPUs: tensor parallel"
+        return ("vllm", f"{gpus} GPUs: tensor parallel") if installed else _alone(name, entry, gpus, known, assumed)
     if entry.get("numerics") == "exact" or family.KIND != "generate":
         return "transformers", "its scores are the ones compared with the reference"
     if gpus and installed:
         return "vllm", "it writes many answers at a time"
     return "transformers", "vLLM is not installed; it writes many answers at a time" if gpus else "no GPU"
+
+
+def _alone(name: str, entry: Mapping[str, Any], gpus: int, known: list[str], assumed: bool) -> tuple[str, str]:
+    """What becomes of a model for several GPUs where vLLM does not serve it: a plan says so, a run stops."""
+    if assumed:
+        return "transformers", f"family {entry['family']} has no vLLM"
+    remedy = "install rewardsweep[vllm]" if "vllm" in known else f"family {entry['family']} has no vLLM; set it to 1"
+    raise InputError(f"models.{name}.gpus={gpus}: only vLLM spreads a model over GPUs; {remedy}")
 
 
 def is_installed(engine: str) -> bool:
