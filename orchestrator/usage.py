@@ -93,7 +93,6 @@ not on this machine are planned by their files.
 examples
   rewardsweep plan suite=rewardbench-v1 gpus=64 gpu=A100-80G
   rewardsweep plan suite=all 'gpu={A100-80G:48,L40S-48G:16}' 'dollars={A100-80G:1.8}' output=markdown
-  rewardsweep plan 'model=[longest,random]' benchmarks=[rewardbench] data.rewardbench=filtered.parquet
   rewardsweep plan +models.mine.path=./my-checkpoint +models.mine.family=scalar output=json
 """,
     ),

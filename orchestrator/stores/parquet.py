@@ -127,7 +127,7 @@ class ParquetStore:
         damaged: list[str] = []
         provenance: list[Mapping[str, str]] = []
         rows = 0
-        for table, footer in self._parts(fingerprint, damaged):
+        for table, footer in self._parts(fingerprint, damaged, ["request"]):
             provenance.append(footer["provenance"])
             rows += table.num_rows
             requests.update(table["request"].to_pylist())
@@ -136,13 +136,15 @@ class ParquetStore:
 
     def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
         """The provenance of the first sound parts, at most so many."""
-        return [footer["provenance"] for _, footer in islice(self._parts(fingerprint, []), most)]
+        return [footer["provenance"] for _, footer in islice(self._parts(fingerprint, [], []), most)]
 
-    def _parts(self, fingerprint: str, damaged: list[str]) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
+    def _parts(
+        self, fingerprint: str, damaged: list[str], columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
         """Every sound part, read and checked when it is asked for; the others are named in `damaged`."""
         for path in self.list(f"measurements/{fingerprint}"):
             try:
-                table, footer = _read_table(self.load(path) or b"", path)
+                table, footer = _read_table(self.load(path) or b"", path, columns)
                 if footer["fingerprint"] != fingerprint:
                     raise StoreError(f"{path}: belongs to another model ({footer['fingerprint']})")
             except StoreError as error:
@@ -197,16 +199,18 @@ def _measurements(table: pa.Table) -> list[Measurement]:
     return [Measurement(**{**row, "extra": dict(row["extra"])}) for row in table.to_pylist()]
 
 
-def _read_table(content: bytes, path: str) -> tuple[pa.Table, dict[str, Any]]:
+def _read_table(content: bytes, path: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
+    """Some or all columns, and the footer; `StoreError` as `read_part`."""
     name = path.rpartition("/")[2].removesuffix(".parquet")
     if hashlib.sha256(content).hexdigest() != name:
         raise StoreError(f"{path}: damaged (its bytes no longer match its name)")
     try:
-        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-        footer = json.loads((table.schema.metadata or {})[FOOTER])
+        file = pq.ParquetFile(pa.BufferReader(content))
+        table = file.read(columns=columns, use_threads=False)
+        footer = json.loads((file.schema_arrow.metadata or {})[FOOTER])
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise StoreError(f"{path}: not a part of a rewardsweep store ({type(error).__name__})") from error
-    if not table.schema.equals(COLUMNS, check_metadata=False):
+    if not file.schema_arrow.equals(COLUMNS, check_metadata=False):
         raise StoreError(f"{path}: unknown columns (schema {footer.get('schema')}, this rewardsweep reads {SCHEMA})")
     return table, footer
 
