@@ -92,15 +92,12 @@ def _fill(uri: Path, data: Path, conf: Path, part: float) -> None:
     store = open_store(str(uri))
     store.prepare()
     rows = {"pairs": find("pairs").load(str(data))}
-    for listed in zoo.load(str(conf)):
-        if (conf / "model" / f"{listed.name}.yaml").exists():
-            model = pin_model(listed.name, listed.entry, cuda=True, hub=False)
-            for stream in make_plan([model], rows, {}, {}, 256).streams.values():
-                for shard in stream.shards[: int(part * len(stream.shards))]:
-                    found = [
-                        measure(stream.spec.fingerprint, one, Output(0.5, 9, False, "0" * 32)) for one in shard.requests
-                    ]
-                    store.write(stream.spec, found, {})
+    listed = [one for one in zoo.load(str(conf)) if (conf / "model" / f"{one.name}.yaml").exists()]
+    models = [pin_model(one.name, one.entry, cuda=True, hub=False) for one in listed]
+    for stream in make_plan(models, rows, {}, {}, 256).streams.values():
+        for shard in stream.shards[: int(part * len(stream.shards))]:
+            output = Output(0.5, 9, False, "0" * 32)
+            store.write(stream.spec, [measure(stream.spec.fingerprint, one, output) for one in shard.requests], {})
 
 
 if __name__ == "__main__":
