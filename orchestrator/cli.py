@@ -147,10 +147,10 @@ def _named(words: Sequence[str]) -> list[str]:
 
 
 def _override(word: str) -> str:
-    """`data.<benchmark>=FILE` and `models.<name>.<key>=VALUE` work whether or not a file names that key already."""
+    """What adds a key to a mapping works whether or not a file names that key already: data., models., dollars."""
     if re.match(r"[+~]*data(=|$)", word):
         raise InputError(f"{word}: give each benchmark's file by itself: data.<benchmark>=FILE")
-    return f"++{word}" if re.match(r"(data|models)\.[^=]+=", word) else word
+    return f"++{word}" if re.match(r"((data|models|dollars)\.[^=]+|dollars)=", word) else word
 
 
 def _explained(error: Exception) -> str:

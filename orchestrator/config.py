@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from orchestrator import cluster
+from orchestrator.cost import Offer
 from workers import plugins
 from workers.errors import InputError, first_line
 
@@ -19,8 +21,12 @@ KEYS = (
     "data",
     "deadline",
     "device",
+    "dollars",
+    "gpu",
+    "gpus",
     "models",
     "names",
+    "node_gpus",
     "numerics",
     "output",
     "pool",
@@ -62,6 +68,8 @@ class Settings:
     priority: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     push: str | None = None
+    what_if: tuple[Offer, ...] | None = None
+    dollars: Mapping[str, float] = field(default_factory=dict)
 
 
 def settings(config: DictConfig) -> Settings:
@@ -94,6 +102,8 @@ def settings(config: DictConfig) -> Settings:
         priority=_priority(values["priority"], values["models"]),
         push=_text("push", values["push"]),
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
+        what_if=_what_if(values),
+        dollars=cluster.prices(values["dollars"]),
     )
 
 
@@ -106,6 +116,14 @@ def named_folder(settings: Settings) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{verb}: {folder} is a file; name a folder")
     return folder
+
+
+def _what_if(values: Mapping[str, Any]) -> tuple[Offer, ...] | None:
+    """The cluster that `plan` is asked about in place of the one that is there."""
+    offers = cluster.offered(values["gpus"], values["gpu"], _count("node_gpus", values["node_gpus"]))
+    if offers is not None and values["verb"] != "plan":
+        raise InputError(f"{values['verb']}: gpus and gpu describe a cluster to plan for; use `rewardsweep plan`")
+    return offers
 
 
 def _known_keys(prefix: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:

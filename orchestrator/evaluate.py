@@ -9,20 +9,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 
-from orchestrator import costs, driver, provenance, records, tables
+from orchestrator import bills, cluster, driver, planned, provenance, records
 from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
+from orchestrator.cost import CPU
 from orchestrator.driver import Pool
 from orchestrator.faults import Limits
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
+from orchestrator.outlook import compared, outlook
 from orchestrator.paths import CONF_DIR
 from orchestrator.pin import check_entry, cuda_here, pin_model
+from orchestrator.placing import Prediction
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress, say
 from orchestrator.records import Account, Failure, Outcome, Run
 from orchestrator.scheduler import Scheduler
-from orchestrator.stores import Store, Stream, open_store
+from orchestrator.stores import Held, Store, open_store
 from orchestrator.streams import StreamState
 from workers.errors import InputError
 from workers.protocol import Model, Request
@@ -38,7 +41,12 @@ class Prepared:
     models: tuple[Model, ...]
     refused: Mapping[str, str]
     benchmarks: Mapping[str, tuple[Benchmark, list[Example]]]
-    plan: Plan
+    prediction: Prediction
+
+    @property
+    def plan(self) -> Plan:
+        """What is to do, every stream with its placements."""
+        return self.prediction.plan
 
 
 class Terminated(KeyboardInterrupt):
@@ -49,8 +57,9 @@ def plan(settings: Settings) -> int:
     """Print what `run` would do; nothing is written."""
     store = open_store(settings.store)
     prepared = _prepare(settings, store)
-    print(tables.plan(prepared.plan, settings.output))
-    return FAILED if prepared.refused else OK
+    print(planned.show(prepared.prediction, settings.output))
+    impossible = settings.what_if is not None and prepared.prediction.forecast.impossible
+    return FAILED if prepared.refused or impossible else OK
 
 
 def run(settings: Settings) -> int:
@@ -65,12 +74,15 @@ def run(settings: Settings) -> int:
         store.prepare()
         hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
         todo = prepared.plan
-        record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
+        predicted = planned.record(prepared.prediction)
+        counts = (todo.total, todo.total - todo.owed)
+        record = Run(run_id, provenance.now(), prepared.models, hashes, *counts, facts, predicted)
         records.save_run(store, record)
         outcome = _execute(settings, prepared, pool) if pool is not None else _nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
         outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=_costs(store, todo))
         records.save_outcome(store, run_id, outcome)
+        _report_prediction(settings, store, record)
     if outcome.state != "done":
         return _stopped(settings, outcome)
     folders = show_boards(store, settings, list(hashes), [model.name for model in prepared.models])
@@ -88,32 +100,33 @@ def _prepare(settings: Settings, store: Store) -> Prepared:
         )
     names = settings.benchmarks or tuple(settings.data) or ("rewardbench",)
     benchmarks = {name: load_benchmark(settings, name) for name in names}
-    models, refused = _pinned(settings)
+    cuda = uses_cuda(settings)
+    models, refused = _pinned(settings, cuda)
     fingerprints = {spec.fingerprint for model in models for spec in model.streams}
-    streams = {fingerprint: store.read(fingerprint) for fingerprint in fingerprints}
-    _report_damage(streams.values())
+    held = {fingerprint: store.held(fingerprint) for fingerprint in sorted(fingerprints)}
+    _report_damage(held.values())
     earlier = {
         spec.name: spec.identity for run in records.load_runs(store) for model in run.models for spec in model.streams
     }
     examples = {name: rows for name, (_, rows) in benchmarks.items()}
-    present = {fingerprint: stream.rows.keys() for fingerprint, stream in streams.items()}
+    present = {fingerprint: one.requests for fingerprint, one in held.items()}
     todo = make_plan([model for model in models if model.streams], examples, present, earlier, settings.shard_rows)
-    return Prepared(models, refused, benchmarks, todo)
+    return Prepared(models, refused, benchmarks, outlook(settings, store, todo, models, held, cuda))
 
 
-def _pinned(settings: Settings) -> tuple[tuple[Model, ...], dict[str, str]]:
+def _pinned(settings: Settings, cuda: bool) -> tuple[tuple[Model, ...], dict[str, str]]:
     """The models of the command; of several, one whose checkpoint cannot be pinned fails alone.
 
-    A mistake in a model's file stops the command: it is the user's, and nothing has started.
+    A plan for a cluster that is described does not ask the hub. A mistake in a model's file stops the command: it is
+    the user's, and nothing has started.
     """
     for name, entry in settings.models.items():
         check_entry(name, entry)
-    cuda = uses_cuda(settings)
     models: list[Model] = []
     refused: dict[str, str] = {}
     for name, entry in settings.models.items():
         try:
-            models.append(pin_model(name, entry, cuda))
+            models.append(pin_model(name, entry, cuda, hub=settings.what_if is None))
         except InputError as error:
             if len(settings.models) == len(refused) + 1:
                 raise
@@ -131,6 +144,8 @@ def load_benchmark(settings: Settings, name: str) -> tuple[Benchmark, list[Examp
 
 def uses_cuda(settings: Settings) -> bool:
     """Whether models go on GPUs: as configured, else whether the cluster, or this machine, has some."""
+    if settings.what_if is not None:
+        return any(offer.kind != CPU for offer in settings.what_if)
     if settings.device != "auto":
         return settings.device == "cuda"
     if settings.pool == "ray" and settings.ray_address:
@@ -140,7 +155,7 @@ def uses_cuda(settings: Settings) -> bool:
     return cuda_here()
 
 
-def _report_damage(streams: Iterable[Stream]) -> None:
+def _report_damage(streams: Iterable[Held]) -> None:
     for stream in streams:
         for problem in stream.damaged:
             say(f"warning: {problem}; its rows count as absent and are scored again")
@@ -227,14 +242,20 @@ def _quarantines(todo: Plan, streams: Iterable[StreamState]) -> Iterator[Failure
             yield Failure(stream.spec.name, 1, f"{where}: {reason}"[:REASON_CHARACTERS])
 
 
-def _costs(store: Store, todo: Plan) -> tuple[costs.Cost, ...]:
+def _costs(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
     """What endpoints were asked for in this run, said aloud."""
     paid = tuple(
-        costs.cost(stream, store.read(stream.spec.fingerprint).rows) for stream in costs.owed_to_endpoints(todo)
+        bills.bill(stream, store.read(stream.spec.fingerprint).rows) for stream in bills.owed_to_endpoints(todo)
     )
     for cost in paid:
         say(f"cost: {cost}")
     return paid
+
+
+def _report_prediction(settings: Settings, store: Store, run: Run) -> None:
+    """What the run's models took, against what its plan expected."""
+    for line in compared(store, run, cluster.priced(settings.dollars)):
+        say(str(line))
 
 
 def _stopped(settings: Settings, outcome: Outcome) -> int:

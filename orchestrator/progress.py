@@ -68,7 +68,7 @@ class Progress:
             case NodeLost(node, reason):
                 say(f"node {node} lost ({reason}); the shards of its workers go back to the queue")
             case NodeDraining(node, seconds):
-                say(f"node {node} goes away in {_duration(seconds)}; it begins nothing that would take longer")
+                say(f"node {node} goes away in {duration(seconds)}; it begins nothing that would take longer")
             case GpuChecked(node, healthy):
                 say(f"node {node}: its GPUs {'work again' if healthy else 'do not work; what failed is used no more'}")
             case Ready(worker, seconds):
@@ -110,10 +110,10 @@ class Progress:
         seconds = time.monotonic() - self._started
         running = ", ".join(sorted({self._names[worker.stream] for worker in self._scheduler.workers.values()}))
         left = self._plan.owed - done - failed
-        eta = f", {_duration(left * seconds / done)} left" if done and left else ""
+        eta = f", {duration(left * seconds / done)} left" if done and left else ""
         now = f"; running: {running}" if running else ""
         lost = f", {failed} failed" if failed else ""
-        return f"{done} of {self._plan.owed} scored{lost} in {_duration(seconds)}{eta}{now}"
+        return f"{done} of {self._plan.owed} scored{lost} in {duration(seconds)}{eta}{now}"
 
     def _table(self) -> Table:
         table = Table("model", "state", box=None, pad_edge=False)
@@ -144,10 +144,11 @@ def _rate(stream: StreamState) -> str:
 
 def _left(stream: StreamState, workers: int) -> str:
     rows = stream.left_rows
-    return _duration(rows * stream.seconds / stream.done / workers) if stream.done and rows else ""
+    return duration(rows * stream.seconds / stream.done / workers) if stream.done and rows else ""
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

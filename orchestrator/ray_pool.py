@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from orchestrator.cost import CPU
+from orchestrator.cluster import of_ray
+from orchestrator.cost import CPU, Offer
 from orchestrator.events import (
     Assign,
     Capacity,
@@ -195,6 +196,14 @@ def cluster_gpus(address: str) -> int:
     """The GPUs of a running cluster, which this joins."""
     connect(address)
     return int(_resources().get("GPU", 0))
+
+
+def cluster_devices(address: str) -> tuple[Offer, ...]:
+    """What a running cluster, which this joins, offers to the planner."""
+    connect(address)
+    found = _resources()
+    labels = {name.partition(":")[2]: count for name, count in found.items() if name.startswith("accelerator_type:")}
+    return of_ray(labels, int(found.get("GPU", 0)), int(found.get("CPU", 0)))
 
 
 def _resources() -> dict[str, float]:

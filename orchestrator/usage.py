@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.cost import CPU, GPUS
+
 OVERVIEW = """\
 rewardsweep: evaluate reward models on preference benchmarks; the same score every time, and proof of why.
 
@@ -57,6 +59,13 @@ WHERE = """\
   device=auto               auto, cpu or cuda
 """
 
+CLUSTER = f"""\
+  gpus=64 gpu=A100-80G      a cluster to plan for; gpus=0: CPUs alone; gpu is one of
+                            {", ".join(name for name in GPUS if name != CPU)}
+  gpu={{A100-80G:48,L40S-48G:16}} node_gpus=8  a cluster of several kinds; the GPUs of a node
+  dollars={{A100-80G:1.8}}    prices an hour in place of list prices
+"""
+
 VERBS = {
     "run": (
         """\
@@ -74,12 +83,16 @@ examples
 """,
     ),
     "plan": (
-        "rewardsweep plan: say what `run` would score, in how many shards, and why. Nothing is written or loaded.\n",
-        SELECTION + STORE,
+        """\
+rewardsweep plan: say what `run` would score, and why; on which devices, how long it takes and what it costs. Nothing is
+written or loaded. With gpus= or gpu= it plans for a cluster that you describe, and asks no model hub: models that are
+not on this machine are planned by their files.
+""",
+        SELECTION + STORE + CLUSTER,
         """\
 examples
-  rewardsweep plan suite=baselines
-  rewardsweep plan 'model=[longest,random]' benchmarks=[rewardbench] data.rewardbench=filtered.parquet
+  rewardsweep plan suite=rewardbench-v1 gpus=64 gpu=A100-80G
+  rewardsweep plan suite=all 'gpu={A100-80G:48,L40S-48G:16}' 'dollars={A100-80G:1.8}' output=markdown
   rewardsweep plan +models.mine.path=./my-checkpoint +models.mine.family=scalar output=json
 """,
     ),

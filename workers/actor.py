@@ -12,7 +12,7 @@ from contextlib import suppress
 from importlib import metadata
 from typing import Protocol
 
-from workers import plugins
+from workers import flops, plugins
 from workers.errors import EngineError, ModelError, boundary
 from workers.fetch import fetch
 from workers.plugins import Engine
@@ -87,10 +87,25 @@ class Worker:
         rows = [measure(self._spec.fingerprint, asked, output) for asked, output in pairs if isinstance(output, Output)]
         unscored = tuple((asked, output.reason) for asked, output in pairs if isinstance(output, Unscored))
         tokens = sum(row.num_tokens for row in rows)
-        facts = {"compute_seconds": f"{seconds:.3f}", "tokens": str(tokens), "shard": shard.id}
         if rows:
-            self._sink(self._spec, rows, {**self._engine.details(), **self._provenance, **facts})
+            self._sink(self._spec, rows, {**self._provenance, **self._facts(shard, tokens, seconds)})
         return ShardReport(len(rows), tokens, seconds, sum(row.truncated for row in rows), unscored)
+
+    def _facts(self, shard: Shard, tokens: int, seconds: float) -> dict[str, str]:
+        """What the engine says of itself and its last run, and what that run took."""
+        details = self._engine.details() if self._engine is not None else {}
+        compute = max(0.0, seconds - float(details.get("compile_seconds", 0)))
+        reached = flops.mfu(details, compute, self._spec.gpus)
+        return {
+            **details,
+            "shard": shard.id,
+            "tokens": str(tokens),
+            "characters": str(shard.characters),
+            "utf8": str(sum(request.utf8 for request in shard.requests)),
+            "compute_seconds": f"{compute:.3f}",
+            "gpus": str(self._spec.gpus),
+            **({} if reached is None else {"mfu": f"{reached:.4f}"}),
+        }
 
     def close(self) -> None:
         """Give back the weights."""

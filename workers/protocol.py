@@ -59,6 +59,12 @@ class Request:
         """Length of all texts: the planner's stand-in for tokens."""
         return sum(len(turn.content) for turn in self.prompt) + sum(map(len, self.responses))
 
+    @cached_property
+    def utf8(self) -> int:
+        """Bytes of all texts in UTF-8: beside `characters` it tells how much of them is not written in ASCII."""
+        texts = (*(turn.content for turn in self.prompt), *self.responses)
+        return sum(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in texts)
+
 
 @dataclass(frozen=True)
 class Output:
