@@ -23,7 +23,7 @@ from orchestrator import __version__, check, compare, correlate, evaluate, excha
 from orchestrator.config import KEYS, Settings, settings
 from orchestrator.evaluate import INTERRUPTED, OK, WRONG_INPUT
 from orchestrator.paths import CONF_DIR
-from orchestrator.progress import say
+from orchestrator.progress import log_as, say
 from orchestrator.site import build
 from workers import plugins
 from workers.errors import InputError, SweepError
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"rewardsweep {__version__}")
         return OK
+    log_as("json" if "log=json" in words else "text")  # what goes wrong before the configuration is read, too
     verb, rest = words[0], words[1:]
     if verb not in VERBS and verb not in LISTINGS:
         return _wrong(plugins.unknown(verb, [*VERBS, *LISTINGS], "verb"))
@@ -94,7 +95,9 @@ def _hydra(verb: str, words: Sequence[str]) -> int:
     def job(config: DictConfig) -> None:
         """Catches here what it can, not in `_guarded`: Hydra would print a line of its own."""
         try:
-            codes.append(VERBS[verb](settings(config)))
+            found = settings(config)
+            log_as(found.log)
+            codes.append(VERBS[verb](found))
             sys.stdout.flush()
         except SweepError as error:
             codes.append(_wrong(str(error)))

@@ -13,11 +13,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from workers import plugins
 from workers.errors import InputError, first_line
+from workers.logs import Form
 
 KEYS = (
     "benchmarks",
     "data",
     "device",
+    "log",
     "models",
     "names",
     "numerics",
@@ -33,7 +35,8 @@ KEYS = (
     "workers",
 )
 OUTPUTS = ("text", "json", "csv", "markdown")
-MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",)}
+MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",), "timeline": ("html", "png")}
+LOGS = ("text", "json")
 POOLS = ("ray", "local")
 DEVICES = ("auto", "cpu", "cuda")
 FOR_ALL = {"protocol": ("own", "reference"), "numerics": ("fast", "exact")}
@@ -56,6 +59,7 @@ class Settings:
     workers: int | None
     device: str
     shard_rows: int
+    log: Form
     names: tuple[str, ...] = ()
     push: str | None = None
 
@@ -73,6 +77,7 @@ def settings(config: DictConfig) -> Settings:
     _choice("output", values["output"], (*OUTPUTS, *MORE_OUTPUTS.get(values["verb"], ())))
     _choice("pool", values["pool"], POOLS)
     _choice("device", values["device"], DEVICES)
+    _choice("log", values["log"], LOGS)
     return Settings(
         verb=values["verb"],
         models=_models(values["models"], {name: values[name] for name in FOR_ALL}),
@@ -86,6 +91,7 @@ def settings(config: DictConfig) -> Settings:
         workers=_count("workers", values["workers"]) if values["workers"] is not None else None,
         device=values["device"],
         shard_rows=_count("shard_rows", values["shard_rows"]),
+        log=values["log"],
         push=_text("push", values["push"]),
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
     )

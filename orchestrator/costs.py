@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.plan import Plan, StreamPlan
 from workers.protocol import Measurement
@@ -42,12 +43,13 @@ def cost(stream: StreamPlan, rows: Mapping[str, Measurement]) -> Cost:
     asked = sum(row.num_tokens for row in found)
     written = int(sum(row.extra.get("completion_tokens", 0.0) for row in found))
     refused = sum("refused" in row.extra for row in found)
-    prices = [stream.spec.endpoint.get(name) for name in ("input_price", "output_price")]
-    return Cost(stream.spec.name, len(found), refused, asked, written, _dollars(prices, (asked, written)))
+    price = dollars(stream.spec.endpoint, asked, written)
+    return Cost(stream.spec.name, len(found), refused, asked, written, price)
 
 
-def _dollars(prices: Sequence[float | None], tokens: Sequence[int]) -> float | None:
-    """Prices are dollars per million tokens."""
+def dollars(endpoint: Mapping[str, Any], asked: int, written: int) -> float | None:
+    """What tokens cost at an endpoint, whose prices are dollars per million; None where it has none."""
+    prices = [endpoint.get(name) for name in ("input_price", "output_price")]
     if any(price is None for price in prices):
         return None
-    return sum((price or 0.0) * count / MILLION for price, count in zip(prices, tokens, strict=True))
+    return sum((price or 0.0) * count / MILLION for price, count in zip(prices, (asked, written), strict=True))

@@ -12,6 +12,7 @@ from orchestrator import costs, driver, provenance, records, tables
 from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
 from orchestrator.driver import Pool
+from orchestrator.events import Publish, Recorder
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
 from orchestrator.paths import CONF_DIR
@@ -19,13 +20,16 @@ from orchestrator.pin import check_entry, cuda_here, pin_model
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress, say
 from orchestrator.records import Account, Failure, Outcome, Run
-from orchestrator.scheduler import Scheduler
+from orchestrator.scheduler import Event, Scheduler
 from orchestrator.stores import Store, Stream, open_store
+from workers import logs
 from workers.errors import InputError
 from workers.protocol import Model, Request
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 REASON_CHARACTERS = 500
+PRICES: Mapping[str, float] = {}
+"""Dollars an hour by kind of device; a kind that is missing has no known price."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,25 @@ def plan(settings: Settings) -> int:
 def run(settings: Settings) -> int:
     """Score what is owed, then print the leaderboard. The exit code tells whether everything was scored."""
     run_id = provenance.new_run_id()
+    with logs.bound(run=run_id):
+        return _run(settings, run_id)
+
+
+def _run(settings: Settings, run_id: str) -> int:
     facts = provenance.capture(run_id)
     store = open_store(settings.store, facts)
     prepared = _prepare(settings, store)
     for benchmark, _ in prepared.benchmarks.values():
         benchmark.rule(settings.rule)
-    with _pool(settings, store, prepared.plan) as pool:  # before anything is written: a cluster may not answer
+    with opened(settings, store, run_id, prepared.plan) as pool:  # before anything is written: it may not answer
         store.prepare()
         hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
         todo = prepared.plan
         record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
         records.save_run(store, record)
-        outcome = _execute(todo, pool) if pool is not None else _nothing_owed(todo)
+        outcome = _execute(settings, store, run_id, todo, pool) if pool is not None else _nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
-        outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=_costs(store, todo))
+        outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=paid(store, todo))
         records.save_outcome(store, run_id, outcome)
     if outcome.state != "done":
         return _stopped(settings, outcome)
@@ -146,12 +155,17 @@ def _report_damage(streams: Iterable[Stream]) -> None:
 
 
 def _nothing_owed(todo: Plan) -> Outcome:
-    say(f"nothing to score: all {todo.total} measurements are in the store")
+    say_nothing_owed(todo)
     return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0, 0), ())
 
 
+def say_nothing_owed(todo: Plan) -> None:
+    """What a run says that has nothing to do."""
+    say(f"nothing to score: all {todo.total} measurements are in the store")
+
+
 @contextmanager
-def _pool(settings: Settings, store: Store, todo: Plan) -> Iterator[Pool | None]:
+def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterator[Pool | None]:
     """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens.
 
     Meanwhile SIGTERM stops the sweep as Ctrl-C does, and what Ray prints goes to standard error.
@@ -161,34 +175,56 @@ def _pool(settings: Settings, store: Store, todo: Plan) -> Iterator[Pool | None]
         return
     requests = {name: stream.owed for name, stream in todo.streams.items()}
     with redirect_stdout(sys.stderr), _sigterm_as_interrupt():
-        pool = _open_pool(settings, store, requests)
+        pool = _open_pool(settings, store, run_id, requests)
         try:
             yield pool
         finally:
             pool.close()
 
 
-def _open_pool(settings: Settings, store: Store, requests: Mapping[str, Sequence[Request]]) -> Pool:
+def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:
     if settings.pool == "local":
         return LocalPool(store.write, requests, gpus=int(uses_cuda(settings)))
     from orchestrator.ray_pool import RayPool
 
-    return RayPool(store.write, requests, settings.ray_address, settings.workers)
+    log = {"form": settings.log, "run": run_id}
+    return RayPool(store.write, requests, settings.ray_address, settings.workers, log)
 
 
-def _execute(todo: Plan, pool: Pool) -> Outcome:
-    """Drive the pool until nothing is owed, or the user stops it; the account adds up in either case."""
+def _execute(settings: Settings, store: Store, run_id: str, todo: Plan, pool: Pool) -> Outcome:
+    """Score what is owed; the account adds up whatever happens."""
+    state, scheduler = drive(settings, store, run_id, todo, pool)
+    return _outcome(state, todo, scheduler)
+
+
+def drive(settings: Settings, store: Store, run_id: str, todo: Plan, pool: Pool) -> tuple[str, Scheduler]:
+    """Drive the pool until nothing is owed, or the user stops it; how it ended."""
     state = "done"
     scheduler = Scheduler(todo.streams.values(), pool.capacity())
-    with Progress(todo, scheduler) as progress:
+    recorder = Recorder(store, run_id, todo, scheduler, _publisher(settings), PRICES)
+    with Progress(todo, scheduler) as progress, recorder as events:
+
+        def observe(event: Event | None) -> None:
+            events.observe(event)
+            progress.observe(event)
+
         try:
-            driver.run(scheduler, pool, progress.observe)
+            driver.run(scheduler, events.watching(pool), observe)
         except KeyboardInterrupt:
             state = "interrupted"
+        state = events.state = "aborted" if scheduler.aborted is not None else state
     if scheduler.aborted is not None:
         say(f"error: {scheduler.aborted}")
-        state = "aborted"
-    return _outcome(state, todo, scheduler)
+    return state, scheduler
+
+
+def _publisher(settings: Settings) -> Publish:
+    """Who is shown how the run stands: Prometheus, through Ray where there is one."""
+    if settings.pool == "local":
+        return lambda snapshot: None
+    from orchestrator.ray_metrics import RayMetrics
+
+    return RayMetrics().publish
 
 
 def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
@@ -208,14 +244,14 @@ def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
     return Outcome(state, provenance.now(), account, tuple(failures))
 
 
-def _costs(store: Store, todo: Plan) -> tuple[costs.Cost, ...]:
+def paid(store: Store, todo: Plan) -> tuple[costs.Cost, ...]:
     """What endpoints were asked for in this run, said aloud."""
-    paid = tuple(
+    found = tuple(
         costs.cost(stream, store.read(stream.spec.fingerprint).rows) for stream in costs.owed_to_endpoints(todo)
     )
-    for cost in paid:
-        say(f"cost: {cost}")
-    return paid
+    for cost in found:
+        say(f"cost: {cost}", model=cost.model)
+    return found
 
 
 def _stopped(settings: Settings, outcome: Outcome) -> int:

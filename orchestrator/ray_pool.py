@@ -54,7 +54,12 @@ class RayPool:
     """Actors on an embedded or a remote Ray cluster."""
 
     def __init__(
-        self, sink: Sink, requests: Mapping[str, Sequence[Request]], address: str, workers: int | None
+        self,
+        sink: Sink,
+        requests: Mapping[str, Sequence[Request]],
+        address: str,
+        workers: int | None,
+        log: Mapping[str, str] | None = None,
     ) -> None:
         self._requests = requests
         self._workers = workers
@@ -62,6 +67,7 @@ class RayPool:
         self._tasks: dict[Any, tuple[int, Command]] = {}
         connect(address)
         self._sink = sink
+        self._log = log
 
     def perform(self, command: Command) -> None:
         """Send the command to its actor."""
@@ -71,7 +77,7 @@ class RayPool:
                 actor = ray.remote(Worker).options(
                     max_restarts=0, name=f"{spec.name}-{number}-{os.getpid()}", **resources
                 )
-                self._actors[number] = actor.remote(spec, self._sink)
+                self._actors[number] = actor.remote(spec, self._sink, self._log)
             case Lint(number, stream):
                 self._follow(self._actors[number].lint.remote(list(self._requests[stream])), number, command)
             case Load(number):

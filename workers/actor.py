@@ -6,13 +6,14 @@ callable given by the pool, so that this side knows neither Ray nor Parquet.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from typing import Protocol
 
-from workers import plugins
+from workers import flops, logs, plugins
 from workers.errors import EngineError, ModelError, boundary
 from workers.plugins import Engine
 from workers.protocol import Finding, Measurement, ModelSpec, Output, Request, Shard, ShardReport, Unscored, measure
@@ -41,19 +42,28 @@ def _installed(names: Sequence[str]) -> tuple[str, str]:
 
 
 class Worker:
-    """One process, one model: `lint`, then `load`, then `score` for every shard."""
+    """One process, one model: `lint`, then `load`, then `score` for every shard.
 
-    def __init__(self, spec: ModelSpec, sink: Sink) -> None:
+    `log` is given where the process is the worker's own: its lines go to standard error, in the form `log["form"]`,
+    with the other fields and the model.
+    """
+
+    def __init__(self, spec: ModelSpec, sink: Sink, log: Mapping[str, str] | None = None) -> None:
         self._spec = spec
         self._sink = sink
         self._engine: Engine | None = None
         self._provenance: dict[str, str] = {}
+        self._log = dict(log or {})
+        self._form: logs.Form | None = "json" if self._log.pop("form", None) == "json" else "text" if log else None
+        if self._form is not None:
+            logs.to_stderr(self._form)
+            logs.WORKER.setLevel(logging.INFO)
 
     def lint(self, requests: Sequence[Request]) -> list[Finding]:
         """Findings on the rendered tokens; no weights are loaded."""
         engine = plugins.resolve("workers.engines", self._spec.engine)
         self._check_environment(engine.PACKAGES)
-        with boundary(ModelError, f"model {self._spec.name!r}: preflight failed"):
+        with self._saying(), boundary(ModelError, f"model {self._spec.name!r}: preflight failed"):
             findings: list[Finding] = engine.lint(self._spec, requests)
         return findings
 
@@ -62,9 +72,10 @@ class Worker:
         started = time.perf_counter()
         engine = plugins.resolve("workers.engines", self._spec.engine)
         self._check_environment(engine.PACKAGES)
-        with boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
+        with self._saying(), boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
             self._engine = engine.load(self._spec)
-        seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            logs.WORKER.info("weights loaded in %.1f s", seconds)
         self._provenance = {"load_seconds": f"{seconds:.3f}"}
         return seconds
 
@@ -72,18 +83,45 @@ class Worker:
         """Score a shard and hand its measurements to the sink; only counts travel back."""
         if self._engine is None:
             raise EngineError(f"model {self._spec.name!r}: asked to score before its weights were loaded")
+        with self._saying(shard=shard.id):
+            report = self._scored(self._engine, shard)
+            logs.WORKER.info("%d rows, %d tokens in %.2f s", report.rows, report.tokens, report.seconds)
+        return report
+
+    def _scored(self, engine: Engine, shard: Shard) -> ShardReport:
         started = time.perf_counter()
         with boundary(EngineError, f"model {self._spec.name!r}, shard {shard.id}"):
-            outputs = self._engine.run(shard.requests)
+            outputs = engine.run(shard.requests)
         seconds = time.perf_counter() - started
         pairs = list(zip(shard.requests, outputs, strict=True))
         rows = [measure(self._spec.fingerprint, asked, output) for asked, output in pairs if isinstance(output, Output)]
         unscored = tuple((asked, output.reason) for asked, output in pairs if isinstance(output, Unscored))
         tokens = sum(row.num_tokens for row in rows)
         facts = {"compute_seconds": f"{seconds:.3f}", "tokens": str(tokens), "shard": shard.id}
+        details = engine.details()
         if rows:
-            self._sink(self._spec, rows, {**self._engine.details(), **self._provenance, **facts})
-        return ShardReport(len(rows), tokens, seconds, sum(row.truncated for row in rows), unscored)
+            self._sink(self._spec, rows, {**details, **self._provenance, **facts})
+        return ShardReport(
+            len(rows),
+            tokens,
+            seconds,
+            sum(row.truncated for row in rows),
+            unscored,
+            ooms=int(details.get("ooms", 0)),
+            flops=int(details.get("flops", 0)),
+            peak=flops.peak(details.get("device", ""), self._spec.dtype) or 0.0,
+            written=int(sum(row.extra.get("completion_tokens", 0.0) for row in rows)),
+        )
+
+    @contextmanager
+    def _saying(self, **fields: str) -> Iterator[None]:
+        """What is logged meanwhile says what it is about; libraries that are imported meanwhile learn our form."""
+        with logs.bound(**self._log, model=self._spec.name, **fields):
+            try:
+                yield
+            finally:
+                if self._form is not None and not fields:
+                    logs.dress(self._form)
 
     def close(self) -> None:
         """Give back the weights."""

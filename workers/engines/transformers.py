@@ -80,12 +80,14 @@ class TransformersEngine:
         """One output a request, in order; `Unscored` for a conversation that does not fit into memory alone."""
         rendered = self._renderer.render(requests)
         answers: dict[int, Answer | Unscored] = {}
-        self._work = {"computed_tokens": 0, "flops": 0, "distinct_tokens": packing.distinct([r.ids for r in rendered])}
+        distinct = packing.distinct([row.ids for row in rendered])
+        self._work = {"computed_tokens": 0, "flops": 0, "ooms": 0, "distinct_tokens": distinct}
         todo = self._batches(rendered, range(len(rendered)))
         while todo:
             batch = todo.pop(0)
             rows = [rendered[position] for position in batch]
             found = self._forward(rows)
+            self._work["ooms"] += found is None
             if found is not None:
                 answers.update(zip(batch, found, strict=True))
             elif len(batch) > 1:
