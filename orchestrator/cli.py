@@ -19,7 +19,19 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator import __version__, check, compare, correlate, evaluate, exchange, inspect, leaderboards, usage, zoo
+from orchestrator import (
+    __version__,
+    check,
+    compare,
+    correlate,
+    evaluate,
+    exchange,
+    gantt,
+    inspect,
+    leaderboards,
+    usage,
+    zoo,
+)
 from orchestrator.config import KEYS, Settings, settings
 from orchestrator.evaluate import INTERRUPTED, OK, WRONG_INPUT
 from orchestrator.paths import CONF_DIR
@@ -42,11 +54,12 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "compare": compare.compare,
     "correlate": correlate.correlate,
     "site": build.site,
+    "timeline": gantt.timeline,
     "import": exchange.import_results,
     "export": exchange.export_results,
 }
 
-NAMING = ("compare", "correlate", "site", "import", "export")
+NAMING = ("compare", "correlate", "site", "timeline", "import", "export")
 """Verbs that take words without a key."""
 
 LISTINGS: dict[str, Callable[[Sequence[str]], int]] = {"models": zoo.models}

@@ -151,9 +151,8 @@ class Recorder:
         except Exception as error:  # whatever it is: the scores are kept elsewhere
             self._rows = [*rows, *self._rows]
             if not self._warned:
-                say(
-                    f"warning: the event log falls behind, `status` may be out of date; the sweep goes on: {first_line(error)}"
-                )
+                reason = first_line(error)
+                say(f"warning: the event log falls behind, so `status` may be out of date; the sweep goes on: {reason}")
             self._warned = True
         self._writing = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,13 +12,13 @@ from orchestrator import events
 from orchestrator.progress import duration
 from orchestrator.records import Run
 from orchestrator.stores import Store
-from orchestrator.tally import Snapshot
+from orchestrator.tally import Phase, Snapshot
 
 PATIENCE = 3
 """Promises of a next sign of life that a driver may break, on a slow store, before it counts as dead."""
 SLACK_SECONDS = 30.0
 """By which clocks of two machines may differ besides."""
-SAYS = {"load": "loading", "compute": "scoring", "idle": "idle"}
+SAYS: Mapping[Phase, str] = {"load": "loading", "compute": "scoring", "idle": "idle"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Standing:
                     for phase, word in SAYS.items()
                     if phases[stream.fingerprint, phase]
                 )
-                yield f"  {'ran' if self.silent else 'runs'}: {stream.model}: {what}; {stream.done} of {stream.owed} rows"
+                word = "ran" if self.silent else "runs"
+                yield f"  {word}: {stream.model}: {what}; {stream.done} of {stream.owed} rows"
 
 
 def standing(store: Store, run: Run, now: float) -> Standing | None:

@@ -36,11 +36,16 @@ class _Plain(logging.Handler):
         _console.print(escape(logs.redacted(record.getMessage())), markup=True)
 
 
+def _plain() -> bool:
+    return any(isinstance(handler, _Plain) for handler in logs.LOGGER.handlers)
+
+
 def log_as(form: logs.Form) -> None:
     """From now on all lines to standard error are plain text, or JSON, those of libraries too."""
     if form == "json":
         logs.to_stderr("json")
-    elif not any(isinstance(handler, _Plain) for handler in logs.LOGGER.handlers):
+    elif not _plain():
+        logging.getLogger().setLevel(logging.ERROR)  # warnings of libraries say little to a user
         logs.LOGGER.handlers = [_Plain()]
         logs.LOGGER.setLevel(logging.INFO)
         logs.LOGGER.propagate = False
@@ -53,10 +58,6 @@ def say(line: str, **fields: object) -> None:
     """One line to standard error; in JSON with the fields, such as the model that it is about."""
     level = next((level for begin, level in LEVELS.items() if line.startswith(begin)), logging.INFO)
     logs.LOGGER.log(level, "%s", line, extra={"fields": fields})
-
-
-def _plain() -> bool:
-    return any(isinstance(handler, _Plain) for handler in logs.LOGGER.handlers)
 
 
 class Progress:

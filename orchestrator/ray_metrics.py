@@ -1,6 +1,6 @@
 """The sweep's metrics through Ray, whose agent on the driver's node shows them to Prometheus.
 
-The agent is part of `ray[default]` (the extra `metrics`); where it is not installed, nothing is shown and nothing fails.
+The agent is part of `ray[default]` (the extra `metrics`). Where it is missing nothing is shown, and nothing fails.
 """
 
 from __future__ import annotations
