@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from typing import Any
 
-from orchestrator import costs, driver, provenance, records, tables
+from orchestrator import costs, provenance, records, tables, watch
 from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
 from orchestrator.driver import Pool
-from orchestrator.events import Publish, Recorder
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
 from orchestrator.paths import CONF_DIR
 from orchestrator.pin import check_entry, cuda_here, pin_model
 from orchestrator.plan import Plan, make_plan
-from orchestrator.progress import Progress, say
+from orchestrator.progress import say
 from orchestrator.records import Account, Failure, Outcome, Run
-from orchestrator.scheduler import Event, Scheduler
+from orchestrator.scheduler import Scheduler
 from orchestrator.stores import Store, Stream, open_store
 from workers import logs
 from workers.errors import InputError
-from workers.protocol import Model, Request
+from workers.protocol import Model, ModelSpec, Request
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 REASON_CHARACTERS = 500
+Present = Mapping[str, AbstractSet[str]]
+"""Digests of the requests whose answers the store has, by fingerprint."""
+Present = Mapping[str, AbstractSet[str]]
+"""Digests of the requests whose answers the store has, by fingerprint."""
 PRICES: Mapping[str, float] = {}
 """Dollars an hour by kind of device; a kind that is missing has no known price."""
 
@@ -92,25 +98,43 @@ def _prepare(settings: Settings, store: Store) -> Prepared:
             f"no model: give model=[name,...] (a file of conf/model, for example longest), suite=NAME ({suites}) "
             "or +models.mine.path=DIR +models.mine.family=scalar"
         )
-    names = settings.benchmarks or tuple(settings.data) or ("rewardbench",)
-    benchmarks = {name: load_benchmark(settings, name) for name in names}
-    models, refused = _pinned(settings)
-    fingerprints = {spec.fingerprint for model in models for spec in model.streams}
-    streams = {fingerprint: store.read(fingerprint) for fingerprint in fingerprints}
-    _report_damage(streams.values())
-    earlier = {
-        spec.name: spec.identity for run in records.load_runs(store) for model in run.models for spec in model.streams
-    }
+    benchmarks = {name: load_benchmark(settings, name) for name in benchmark_names(settings)}
+    models, refused = pinned(settings, {})
+    present = present_of(store, models)
     examples = {name: rows for name, (_, rows) in benchmarks.items()}
-    present = {fingerprint: stream.rows.keys() for fingerprint, stream in streams.items()}
-    todo = make_plan([model for model in models if model.streams], examples, present, earlier, settings.shard_rows)
-    return Prepared(models, refused, benchmarks, todo)
+    asked = [model for model in models if model.streams]
+    return Prepared(
+        models, refused, benchmarks, make_plan(asked, examples, present, earlier(store), settings.shard_rows)
+    )
 
 
-def _pinned(settings: Settings) -> tuple[tuple[Model, ...], dict[str, str]]:
+def benchmark_names(settings: Settings) -> tuple[str, ...]:
+    """The benchmarks of the command: those named, else those with a file, else RewardBench."""
+    return settings.benchmarks or tuple(settings.data) or ("rewardbench",)
+
+
+def present_of(store: Store, models: Iterable[Model]) -> Present:
+    """Digests of what the store has of each of the models' streams; damage is said aloud."""
+    streams = {spec.fingerprint: store.read(spec.fingerprint) for spec in _distinct(models)}
+    _report_damage(streams.values())
+    return {fingerprint: stream.rows.keys() for fingerprint, stream in streams.items()}
+
+
+def earlier(store: Store) -> dict[str, Mapping[str, Any]]:
+    """The identity under which each stream's name was last seen."""
+    runs = records.load_runs(store)
+    return {spec.name: spec.identity for run in runs for model in run.models for spec in model.streams}
+
+
+def _distinct(models: Iterable[Model]) -> Iterable[ModelSpec]:
+    return {spec.fingerprint: spec for model in models for spec in model.streams}.values()
+
+
+def pinned(settings: Settings, known: dict[str, Model]) -> tuple[tuple[Model, ...], dict[str, str]]:
     """The models of the command; of several, one whose checkpoint cannot be pinned fails alone.
 
-    A mistake in a model's file stops the command: it is the user's, and nothing has started.
+    A mistake in a model's file stops the command: it is the user's, and nothing has started. What was pinned already
+    is in `known`, by name and entry; what is pinned here is added.
     """
     for name, entry in settings.models.items():
         check_entry(name, entry)
@@ -118,8 +142,10 @@ def _pinned(settings: Settings) -> tuple[tuple[Model, ...], dict[str, str]]:
     models: list[Model] = []
     refused: dict[str, str] = {}
     for name, entry in settings.models.items():
+        key = json.dumps([name, entry], sort_keys=True, default=str)
         try:
-            models.append(pin_model(name, entry, cuda))
+            known[key] = known.get(key) or pin_model(name, entry, cuda)
+            models.append(known[key])
         except InputError as error:
             if len(settings.models) == len(refused) + 1:
                 raise
@@ -193,38 +219,8 @@ def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[
 
 def _execute(settings: Settings, store: Store, run_id: str, todo: Plan, pool: Pool) -> Outcome:
     """Score what is owed; the account adds up whatever happens."""
-    state, scheduler = drive(settings, store, run_id, todo, pool)
+    state, scheduler = watch.drive(settings, store, run_id, todo, pool)
     return _outcome(state, todo, scheduler)
-
-
-def drive(settings: Settings, store: Store, run_id: str, todo: Plan, pool: Pool) -> tuple[str, Scheduler]:
-    """Drive the pool until nothing is owed, or the user stops it; how it ended."""
-    state = "done"
-    scheduler = Scheduler(todo.streams.values(), pool.capacity())
-    recorder = Recorder(store, run_id, todo, scheduler, _publisher(settings), PRICES)
-    with Progress(todo, scheduler) as progress, recorder as events:
-
-        def observe(event: Event | None) -> None:
-            events.observe(event)
-            progress.observe(event)
-
-        try:
-            driver.run(scheduler, events.watching(pool), observe)
-        except KeyboardInterrupt:
-            state = "interrupted"
-        state = events.state = "aborted" if scheduler.aborted is not None else state
-    if scheduler.aborted is not None:
-        say(f"error: {scheduler.aborted}")
-    return state, scheduler
-
-
-def _publisher(settings: Settings) -> Publish:
-    """Who is shown how the run stands: Prometheus, through Ray where there is one."""
-    if settings.pool == "local":
-        return lambda snapshot: None
-    from orchestrator.ray_metrics import RayMetrics
-
-    return RayMetrics().publish
 
 
 def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:

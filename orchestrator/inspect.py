@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator import live, records
 from orchestrator.config import Settings
+from orchestrator.events import sweep_of
 from orchestrator.leaderboards import existing_store
 from orchestrator.plan import make_plan
 from orchestrator.progress import say
@@ -31,7 +32,8 @@ def status(settings: Settings) -> int:
     runs = records.load_runs(store)
     found = [_run_json(run) for run in runs]
     seen = live.standing(store, runs[-1], time.time()) if runs else None
-    models = _progress(store, runs[-1]) if runs else []
+    latest = [run for run in runs if sweep_of(run.id) == sweep_of(runs[-1].id)]
+    models = list({(row["model"], row["fingerprint"]): row for run in latest for row in _progress(store, run)}.values())
     if settings.output == "json":
         now = seen.to_json() if seen else None
         whole = {"store": store.uri, "runs": found, "now": now, "models": models}

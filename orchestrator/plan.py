@@ -99,14 +99,25 @@ def make_plan(
     `present` holds the digests of the requests that each fingerprint has, `earlier` the identity under which
     each stream's name was last seen. A text that occurs twice is owed once.
     """
-    asked = {asks: _asked(model, benchmarks) for asks, model in {model.asks: model for model in models}.items()}
+    return plan_jobs([(models, benchmarks)], present, earlier, shard_rows)
+
+
+def plan_jobs(
+    jobs: Sequence[tuple[Sequence[Model], Mapping[str, Sequence[Example]]]],
+    present: Mapping[str, AbstractSet[str]],
+    earlier: Mapping[str, Mapping[str, Any]],
+    shard_rows: int,
+) -> Plan:
+    """One plan for several jobs, each with models and benchmarks of its own; what two of them want is owed once."""
     specs: dict[str, ModelSpec] = {}
     needs: dict[str, Asked] = {}
-    for model in models:
-        for stream, spec in enumerate(model.streams):
-            specs.setdefault(spec.fingerprint, spec)
-            mine, known = asked[model.asks].get(stream, {}), needs.get(spec.fingerprint)
-            needs[spec.fingerprint] = mine if known is None or known is mine else {**known, **mine}
+    for models, benchmarks in jobs:
+        asked = {asks: _asked(model, benchmarks) for asks, model in {model.asks: model for model in models}.items()}
+        for model in models:
+            for stream, spec in enumerate(model.streams):
+                specs.setdefault(spec.fingerprint, spec)
+                mine, known = asked[model.asks].get(stream, {}), needs.get(spec.fingerprint)
+                needs[spec.fingerprint] = mine if known is None or known is mine else {**known, **mine}
     return Plan(
         {
             fingerprint: _stream_plan(

@@ -1,0 +1,44 @@
+"""A sweep under the eyes of all who follow it: the terminal, the event log, Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator import driver
+from orchestrator.config import Settings
+from orchestrator.driver import Pool
+from orchestrator.events import Publish, Recorder
+from orchestrator.plan import Plan
+from orchestrator.progress import Progress, say
+from orchestrator.scheduler import Event, Scheduler
+from orchestrator.stores import Store
+
+
+def drive(settings: Settings, store: Store, run_id: str, todo: Plan, pool: Pool) -> tuple[str, Scheduler]:
+    """Drive the pool until nothing is owed, or the user stops it; how it ended."""
+    state = "done"
+    scheduler = Scheduler(todo.streams.values(), pool.capacity())
+    recorder = Recorder(store, run_id, todo, scheduler, _publisher(settings), PRICES)
+    with Progress(todo, scheduler) as progress, recorder as events:
+
+        def observe(event: Event | None) -> None:
+            events.observe(event)
+            progress.observe(event)
+
+        try:
+            driver.run(scheduler, events.watching(pool), observe)
+        except KeyboardInterrupt:
+            state = "interrupted"
+        state = events.state = "aborted" if scheduler.aborted is not None else state
+    if scheduler.aborted is not None:
+        say(f"error: {scheduler.aborted}")
+    return state, scheduler
+
+
+def _publisher(settings: Settings) -> Publish:
+    """Who is shown how the run stands: Prometheus, through Ray where there is one."""
+    if settings.pool == "local":
+        return lambda snapshot: None
+    from orchestrator.ray_metrics import RayMetrics
+
+    return RayMetrics().publish
