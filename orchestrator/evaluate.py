@@ -32,10 +32,6 @@ OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 REASON_CHARACTERS = 500
 Present = Mapping[str, AbstractSet[str]]
 """Digests of the requests whose answers the store has, by fingerprint."""
-Present = Mapping[str, AbstractSet[str]]
-"""Digests of the requests whose answers the store has, by fingerprint."""
-PRICES: Mapping[str, float] = {}
-"""Dollars an hour by kind of device; a kind that is missing has no known price."""
 
 
 @dataclass(frozen=True)

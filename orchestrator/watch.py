@@ -13,6 +13,9 @@ from orchestrator.progress import Progress, say
 from orchestrator.scheduler import Event, Scheduler
 from orchestrator.stores import Store
 
+PRICES: Mapping[str, float] = {}
+"""Dollars an hour by kind of device; a kind that is missing has no known price."""
+
 
 def drive(settings: Settings, store: Store, run_id: str, todo: Plan, pool: Pool) -> tuple[str, Scheduler]:
     """Drive the pool until nothing is owed, or the user stops it; how it ended."""
