@@ -15,6 +15,7 @@ from typing import Protocol
 
 from workers import flops, logs, plugins
 from workers.errors import EngineError, ModelError, boundary
+from workers.fetch import fetch
 from workers.plugins import Engine
 from workers.protocol import Finding, Measurement, ModelSpec, Output, Request, Shard, ShardReport, Unscored, measure
 
@@ -68,16 +69,23 @@ class Worker:
         return findings
 
     def load(self) -> float:
-        """Load the weights; the seconds it took."""
-        started = time.perf_counter()
+        """Fetch the files that are not here yet and load the weights; the seconds of both.
+
+        Fetching, loading and compiling stand apart in the provenance of every part.
+        """
         engine = plugins.resolve("workers.engines", self._spec.engine)
         self._check_environment(engine.PACKAGES)
-        with self._saying(), boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
-            self._engine = engine.load(self._spec)
+        with self._saying():
+            fetched = fetch(self._spec)
+            started = time.perf_counter()
+            with boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
+                self._engine = loaded = engine.load(self._spec)
             seconds = time.perf_counter() - started
-            logs.WORKER.info("weights loaded in %.1f s", seconds)
-        self._provenance = {"load_seconds": f"{seconds:.3f}"}
-        return seconds
+            logs.WORKER.info("weights loaded in %.1f s, fetched in %.1f s", seconds, fetched)
+        compiled = float(loaded.details().get("compile_seconds", 0.0))
+        parts = {"fetch_seconds": fetched, "load_seconds": seconds - compiled, "compile_seconds": compiled}
+        self._provenance = {name: f"{took:.3f}" for name, took in parts.items()}
+        return fetched + seconds
 
     def score(self, shard: Shard) -> ShardReport:
         """Score a shard and hand its measurements to the sink; only counts travel back."""
