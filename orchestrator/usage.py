@@ -65,7 +65,7 @@ VERBS = {
 rewardsweep run: score what the store does not have yet, then print the leaderboard.
 
 Stop it at any time (Ctrl-C, a kill, a power cut) and run the same command again: it goes on where it was.
--m runs one job for each combination of comma-separated values.
+-m runs one job for each combination of comma-separated values, all as one sweep, and compares their models.
 """,
         SELECTION + STORE.replace("csv or", "csv, latex or") + WHERE,
         """\
@@ -210,9 +210,7 @@ examples
 """,
     ),
     "timeline": (
-        """\
-rewardsweep timeline: write a chart of a run's GPUs, timeline-RUN.html and .png, into this folder: timeline [RUN]
-""",
+        "rewardsweep timeline: draw what each GPU did in a run, timeline-RUN.html and .png in this folder: timeline [RUN]\n",
         PLACE
         + "  output=text               html or png: only that; json, csv or markdown: print the bars as records\n",
         """\
