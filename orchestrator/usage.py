@@ -210,7 +210,7 @@ examples
 """,
     ),
     "timeline": (
-        "rewardsweep timeline: draw what each GPU did in a run, timeline-RUN.html and .png in this folder: timeline [RUN]\n",
+        "rewardsweep timeline: draw what each GPU did, timeline-RUN.html and .png in this folder: timeline [RUN]\n",
         PLACE
         + "  output=text               html or png: only that; json, csv or markdown: print the bars as records\n",
         """\
