@@ -129,9 +129,9 @@ def _variant(entry: Entry, jobs: tuple[int, ...], found: Comparison | None) -> V
         return made
     return replace(
         made,
-        difference=-found.difference,
-        difference_low=-found.high,
-        difference_high=-found.low,
+        difference=0.0 - found.difference,
+        difference_low=0.0 - found.high,
+        difference_high=0.0 - found.low,
         only_this=found.only_other,
         only_first=found.only_model,
         p=found.p_holm,

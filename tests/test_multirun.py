@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,26 @@ def test_only_what_differs_is_said_of_a_job() -> None:
     said: list[Any] = [["++verb=run", "a=1", "+b=2"], ["++verb=run", "a=1", "+b=3"]]
     assert swept(said) == [("+b=2",), ("+b=3",)]
     assert title(2, swept(said)[1]) == "job 2 (b=3)"
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two CPUs")
+def test_jobs_run_at_the_same_time_on_one_cluster(cli: Cli, tmp_path: Path, write_pairs: WritePairs) -> None:
+    slow = [
+        "+models.slow.family=baseline",
+        "+models.slow.engine=tests.sleepy_engine",
+        "+models.slow.options.seconds=0.8,0.9",
+    ]
+    base = ["benchmarks=[pairs]", f"data.pairs={write_pairs(some_rows(10))}", f"store={tmp_path / 's'}", "shard_rows=4"]
+    done = cli("run", "-m", *slow, *base, "output=json")
+    assert done.returncode == 0, done.stderr
+    assert [job["account"]["scored"] for job in json.loads(done.stdout)["jobs"]] == [20, 20]
+    bars = json.loads(cli("timeline", f"store={tmp_path / 's'}", "output=json").stdout)
+    spans = {
+        name: [bar for bar in bars if bar["model"] == name and bar["doing"] == "score"]
+        for name in {b["model"] for b in bars}
+    }
+    assert len(spans) == 2
+    one, other = spans.values()
+    assert any(a["start"] < b["end"] and b["start"] < a["end"] for a in one for b in other)
