@@ -104,12 +104,13 @@ class Recorder:
         """Record an event, if there is one; from time to time publish a snapshot and write a piece."""
         if event is not None:
             self._add(self._tally.event(event, self._now()))
+        self._collect(0)
         now = self._now()
-        due = now - self._written >= self._every() or len(self._rows) >= PIECE_ROWS
+        late = now - self._written >= self._every() or len(self._rows) >= PIECE_ROWS
+        due = late and self._writing is None
         if due or now - self._beaten >= BEAT_SECONDS:
             snapshot = self._snapshot()
-            self._collect(0)
-            if due and self._writing is None:
+            if due:
                 self._write(snapshot)
 
     def _add(self, row: dict[str, Any]) -> None:

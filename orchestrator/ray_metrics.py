@@ -8,7 +8,7 @@ from __future__ import annotations
 from ray.util.metrics import Counter, Gauge
 
 from orchestrator.tally import Snapshot
-from orchestrator.telemetry import METRICS, Metric, Sample, samples
+from orchestrator.telemetry import METRICS, Sample, samples
 
 
 class RayMetrics:
@@ -19,7 +19,7 @@ class RayMetrics:
             metric.name: (Counter if metric.type == "counter" else Gauge)(metric.name, metric.help, metric.labels)
             for metric in METRICS
         }
-        self._counted: dict[tuple[Metric, tuple[str, ...]], float] = {}
+        self._counted: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def publish(self, snapshot: Snapshot) -> None:
         """Show what a snapshot says."""
@@ -32,7 +32,7 @@ class RayMetrics:
         if isinstance(series, Gauge):
             series.set(sample.value, tags)
             return
-        key = (sample.metric, sample.labels)
+        key = (sample.metric.name, sample.labels)
         added = sample.value - self._counted.get(key, 0.0)
         if added > 0:
             series.inc(added, tags)

@@ -6,7 +6,7 @@ Ray puts `ray_` before every name when it exports them.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.tally import Snapshot, StreamCount
@@ -61,12 +61,13 @@ METRICS = (ROWS, TOKENS, MFU, OOMS, RETRIES, QUEUE, GPU_SECONDS, DOLLARS, PROGRE
 
 def samples(snapshot: Snapshot) -> list[Sample]:
     """All values; streams of one name, such as a reference that two policies share, are added up."""
-    added: dict[tuple[Metric, tuple[str, ...]], float] = {}
+    added: dict[tuple[str, tuple[str, ...]], Sample] = {}
     for stream in snapshot.streams:
         for sample in _of_stream(stream):
-            key = (sample.metric, sample.labels)
-            added[key] = added.get(key, 0.0) + sample.value
-    found = [Sample(metric, labels, value) for (metric, labels), value in added.items()]
+            key = (sample.metric.name, sample.labels)
+            known = added.get(key)
+            added[key] = sample if known is None else replace(sample, value=known.value + sample.value)
+    found = list(added.values())
     total, left = snapshot.sum("total"), snapshot.sum("left")
     return [
         *found,
