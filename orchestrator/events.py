@@ -150,7 +150,7 @@ class Recorder:
         except Late:
             return
         except Exception as error:  # whatever it is: the scores are kept elsewhere
-            self._rows = [*rows, *self._rows]
+            self._rows = [*rows, *self._rows][-KEPT_ROWS:]
             if not self._warned:
                 reason = first_line(error)
                 say(f"warning: the event log falls behind, so `status` may be out of date; the sweep goes on: {reason}")
