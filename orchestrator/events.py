@@ -93,7 +93,7 @@ class Recorder:
         self._writer.shutdown(wait=False, cancel_futures=True)
 
     def watching(self, pool: Pool) -> Pool:
-        """The pool, with every command recorded before it is performed."""
+        """The pool, with every command recorded before it is performed, and a beat before every wait."""
         return _Watched(pool, self)
 
     def perform(self, command: Command) -> None:
@@ -101,9 +101,12 @@ class Recorder:
         self._add(self._tally.command(command, self._now()))
 
     def observe(self, event: Event | None) -> None:
-        """Record an event, if there is one; from time to time publish a snapshot and write a piece."""
+        """Record an event, if there is one."""
         if event is not None:
             self._add(self._tally.event(event, self._now()))
+
+    def beat(self) -> None:
+        """From time to time publish a snapshot and write a piece; called when every worker has been told what to do."""
         self._collect(0)
         now = self._now()
         late = now - self._written >= self._every() or len(self._rows) >= PIECE_ROWS
@@ -169,6 +172,7 @@ class _Watched:
         self._pool.perform(command)
 
     def next_event(self, timeout: float) -> Event | None:
+        self._recorder.beat()
         return self._pool.next_event(timeout)
 
     def capacity(self) -> Capacity:
