@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from orchestrator import events, records, tables
+from orchestrator import eventlog, records, tables
 from orchestrator.config import Settings
 from orchestrator.leaderboards import existing_store
 from orchestrator.progress import duration, say
@@ -28,10 +28,10 @@ def timeline(settings: Settings) -> int:
     """The verb: write the page and the picture into this folder, or print the bars as records."""
     store = existing_store(settings)
     run = _chosen(settings, store)
-    found, damaged = events.read(store, run)
+    found, damaged = eventlog.read(store, run)
     for piece in damaged:
         say(f"warning: {piece} cannot be read; what it told is missing")
-    last = events.latest(store, run)
+    last = eventlog.latest(store, run)
     whole = stays(found.to_pylist(), last.at if last else None)
     if not whole:
         raise InputError(f"timeline: run {run} started no worker; name another: rewardsweep timeline RUN store=...")
@@ -56,9 +56,9 @@ def _chosen(settings: Settings, store: Store) -> str:
         if not logged:
             raise InputError(f"store={settings.store}: no run left an event log; score something first")
         return logged[-1]
-    run = events.sweep_of(settings.names[0])
+    run = eventlog.sweep_of(settings.names[0])
     if run not in logged:
-        if run in {events.sweep_of(record.id) for record in records.load_runs(store)}:
+        if run in {eventlog.sweep_of(record.id) for record in records.load_runs(store)}:
             raise InputError(
                 f"timeline: run {run} left no event log: it had nothing to score, or is of an older version"
             )

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator import live, records
 from orchestrator.config import Settings
-from orchestrator.events import sweep_of
+from orchestrator.eventlog import sweep_of
 from orchestrator.leaderboards import existing_store
 from orchestrator.plan import make_plan
 from orchestrator.progress import say

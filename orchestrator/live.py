@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator import events
+from orchestrator import eventlog
 from orchestrator.progress import duration
 from orchestrator.records import Run
 from orchestrator.stores import Store
@@ -98,5 +98,5 @@ class Standing:
 
 def standing(store: Store, run: Run, now: float) -> Standing | None:
     """How a run stands at a time; None where it left no event log, as one that had nothing to score."""
-    found = events.latest(store, run.id)
+    found = eventlog.latest(store, run.id)
     return None if found is None else Standing(found, max(0.0, now - found.at), run.outcome is not None)

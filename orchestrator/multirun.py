@@ -28,6 +28,7 @@ from workers.protocol import Model
 
 COMMON = ("store", "pool", "ray_address", "workers", "device", "shard_rows", "output", "log")
 """Settings of the sweep, not of a job."""
+QUARANTINED = "quarantined: "
 KEYS = {"ray_address": "ray.address"}
 
 
@@ -171,6 +172,7 @@ def _failed(scheduler: Scheduler) -> dict[str, dict[str, str]]:
     """Why requests have no answer, by stream and digest."""
     return {
         name: {asked.digest: reason for shard, reason in stream.failures for asked in shard.requests}
+        | {asked.digest: f"{QUARANTINED}request {asked.digest}: {reason}" for asked, reason in stream.quarantined}
         for name, stream in scheduler.streams.items()
     }
 
@@ -188,7 +190,7 @@ def _outcomes(
     taken: dict[str, set[str]] = {name: set() for name in streams}
     for one in prepared:
         names = {spec.fingerprint: spec.name for model in one.models for spec in model.streams}
-        counts = dict.fromkeys(("scored", "reused", "failed", "left"), 0)
+        counts = dict.fromkeys(("scored", "reused", "failed", "left", "quarantined"), 0)
         lost: dict[tuple[str, str], int] = {}
         asked = _asked(one)
         for stream, digests in asked.items():
@@ -197,7 +199,7 @@ def _outcomes(
                     old = digest in present.get(stream, ()) or digest in taken[stream]
                     counts["reused" if old else "scored"] += 1
                 elif (reason := failed.get(stream, {}).get(digest)) is not None:
-                    counts["failed"] += 1
+                    counts["quarantined" if reason.startswith(QUARANTINED) else "failed"] += 1
                     key = (names[stream], reason[: evaluate.REASON_CHARACTERS])
                     lost[key] = lost.get(key, 0) + 1
                 else:
@@ -234,10 +236,9 @@ def _show(store: Store, prepared: Sequence[Prepared], runs: Sequence[Run], outco
     first = prepared[0].job.settings
     for one, record, outcome in zip(prepared, runs, outcomes, strict=True):
         account = outcome.account
-        say(
-            f"{one.job}: run {record.id}: {account.scored} scored, {account.reused} reused, {account.failed} failed",
-            job=one.job.number,
-        )
+        lost = account.failed + account.quarantined
+        counts = f"{account.scored} scored, {account.reused} reused, {lost} failed"
+        say(f"{one.job}: run {record.id}: {counts}", job=one.job.number)
     tables = list(_tables(store, prepared))
     for one in prepared:
         for name in one.benchmarks:

@@ -12,8 +12,25 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from orchestrator import costs
+from orchestrator.events import (
+    Assign,
+    Check,
+    Command,
+    Done,
+    Event,
+    Failed,
+    GpuChecked,
+    Linted,
+    Lost,
+    NodeDraining,
+    NodeJoined,
+    NodeLost,
+    Ready,
+    Start,
+    Stop,
+)
 from orchestrator.plan import Plan, StreamPlan
-from orchestrator.scheduler import Assign, Command, Done, Event, Failed, Linted, Lost, Ready, Scheduler, Start, Stop
+from orchestrator.scheduler import Scheduler
 
 Phase = Literal["load", "compute", "idle"]
 PHASES: tuple[Phase, ...] = ("load", "compute", "idle")
@@ -140,11 +157,14 @@ class Tally:
 
     def command(self, command: Command, at: float) -> dict[str, Any]:
         """The driver tells a worker to do something."""
+        if isinstance(command, Check):
+            return self._row(_name(command), at, {"node": command.node})
         found: dict[str, Any] = {"worker": command.worker}
         match command:
-            case Start(number, spec):
-                kind, gpus = device(command)
+            case Start(number, spec, placement, nodes):
+                kind, gpus = placement.kind or (GPU if placement.gpus else CPU), placement.gpus
                 self._workers[number] = WorkerNow(number, spec.fingerprint, spec.name, kind, gpus, "load", at)
+                found["node"] = " ".join(nodes)
                 self._counted[number] = at
             case Assign(number, shard):
                 found |= {"shard": shard.id, "rows": len(shard.requests)}
@@ -170,6 +190,8 @@ class Tally:
                 found["reason"] = str(event.error)[:REASON_CHARACTERS]
             case Lost():
                 found["reason"] = ("preempted: " if event.preempted else "") + event.reason[:REASON_CHARACTERS]
+            case _:
+                found |= _of_node(event)
         row = self._row(_name(event), at, found)
         if worker is not None:
             self._count(event, worker, at)
@@ -183,9 +205,10 @@ class Tally:
             state_of = scheduler.streams.get(name)
             if state_of is not None:
                 count.done, count.tokens, count.seconds = state_of.done, state_of.tokens, state_of.seconds
-                count.failed = max(0, state_of.failed_rows - count.quarantined)
-                count.queue = len(state_of.pending)
-                count.reason = state_of.failed or next((why for _, why in state_of.failures), None)
+                count.failed, count.quarantined = state_of.failed_rows, len(state_of.quarantined)
+                count.queue = state_of.waiting
+                lost = (*state_of.failures[:1], *state_of.quarantined[:1])
+                count.reason = state_of.failed or next((why for _, why in lost), None)
             count.dollars = self._dollars(self._plans[name], count)
         done = sum(count.done for count in self._streams.values())
         self._recent.append((at, done))
@@ -203,7 +226,6 @@ class Tally:
             case Done():
                 report = event.report
                 self._turn(worker.worker, "idle", at)
-                stream.quarantined += len(report.unscored)
                 stream.ooms += report.ooms
                 stream.written += report.written
                 if report.peak:
@@ -250,9 +272,19 @@ class Tally:
         return sum(self._prices[kind] * spent for kind, spent in hours.items())
 
 
-def device(command: Start) -> tuple[str, float]:
-    """The kind and the number of the devices that a worker holds from its start to its end."""
-    return (GPU, float(command.spec.gpus)) if command.spec.gpus else (CPU, 0.0)
+def _of_node(event: Event) -> dict[str, Any]:
+    """What an event of a machine says."""
+    match event:
+        case NodeJoined():
+            return {"node": event.node.id}
+        case NodeDraining():
+            return {"node": event.node, "seconds": event.seconds}
+        case NodeLost():
+            return {"node": event.node, "reason": event.reason[:REASON_CHARACTERS]}
+        case GpuChecked():
+            return {"node": event.node, "reason": "well" if event.healthy else "broken"}
+        case _:
+            return {}
 
 
 def _name(said: Command | Event) -> str:

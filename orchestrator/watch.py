@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from orchestrator import driver
 from orchestrator.config import Settings
 from orchestrator.driver import Pool
-from orchestrator.events import Publish, Recorder
+from orchestrator.eventlog import Publish, Recorder
+from orchestrator.events import Event
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress, say
-from orchestrator.scheduler import Event, Scheduler
+from orchestrator.scheduler import Scheduler
 from orchestrator.stores import Store
 
 PRICES: Mapping[str, float] = {}
@@ -32,7 +33,11 @@ def drive(settings: Settings, store: Store, run_id: str, todo: Plan, pool: Pool)
             driver.run(scheduler, events.watching(pool), observe)
         except KeyboardInterrupt:
             state = "interrupted"
-        state = events.state = "aborted" if scheduler.aborted is not None else state
+        if scheduler.aborted is not None:
+            state = "aborted"
+        elif state == "done" and scheduler.over and any(stream.left_rows for stream in scheduler.streams.values()):
+            state = "deadline"
+        events.state = state
     if scheduler.aborted is not None:
         say(f"error: {scheduler.aborted}")
     return state, scheduler

@@ -18,12 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator import driver, events, live
+from orchestrator import driver, eventlog, live
 from orchestrator.driver import Pool
-from orchestrator.events import Recorder
-from orchestrator.plan import Plan, StreamPlan
-from orchestrator.records import Run
-from orchestrator.scheduler import (
+from orchestrator.eventlog import Recorder
+from orchestrator.events import (
     Assign,
     Capacity,
     Command,
@@ -33,10 +31,13 @@ from orchestrator.scheduler import (
     Linted,
     Load,
     Lost,
+    Node,
     Ready,
-    Scheduler,
     Stop,
 )
+from orchestrator.plan import Plan, StreamPlan
+from orchestrator.records import Run
+from orchestrator.scheduler import Scheduler
 from orchestrator.stores import open_store
 from orchestrator.stores.parquet import ParquetStore
 from orchestrator.tally import Snapshot
@@ -63,6 +64,11 @@ def todo(models: int, shards: int, gpus: int = 1) -> Plan:
     return Plan(streams)
 
 
+def gpus(count: int) -> Capacity:
+    """One machine."""
+    return Capacity((Node("n", 0, count, ""),))
+
+
 class Played(Pool):
     """A pool that answers at once; each answer takes a second of a clock of its own, and every `lost`-th is a death."""
 
@@ -81,9 +87,9 @@ class Played(Pool):
                 self.scored += 1
                 died = self._lost and self.scored % self._lost == 0
                 report = ShardReport(len(shard.requests), 10, 0.5, 0, flops=40, peak=100.0, ooms=1)
-                self.answers.append(Lost(worker, "gone", preempted=True) if died else Done(worker, report))
+                self.answers.append(Lost(worker, "gone", preempted=True) if died else Done(worker, shard.id, report))
             case Stop(worker):
-                self.answers = [answer for answer in self.answers if answer.worker != worker]
+                self.answers = [answer for answer in self.answers if getattr(answer, "worker", None) != worker]
 
     def next_event(self, timeout: float) -> Event | None:
         self.clock[0] += 1.0
@@ -102,7 +108,7 @@ def sweep(
 ) -> list[Snapshot]:
     """Drive the plan to its end under the recorder; the snapshots that were published."""
     shown: list[Snapshot] = []
-    monkeypatch.setattr(events.time, "monotonic", lambda: pool.clock[0])
+    monkeypatch.setattr("orchestrator.eventlog.time.monotonic", lambda: pool.clock[0])
     scheduler = Scheduler(plan.streams.values(), pool.capacity())
     with Recorder(store, RUN, plan, scheduler, shown.append, prices or {}) as recorder:
         driver.run(scheduler, recorder.watching(pool), recorder.observe)
@@ -114,10 +120,10 @@ def test_the_last_piece_says_what_all_rows_add_up_to(
     store: ParquetStore, monkeypatch: pytest.MonkeyPatch, lost: int
 ) -> None:
     plan = todo(models=3, shards=10, gpus=2)
-    shown = sweep(store, plan, Played([0.0], Capacity(0, 4), lost), monkeypatch, {"gpu": 3.6})
-    table, damaged = events.read(store, RUN)
+    shown = sweep(store, plan, Played([0.0], gpus(4), lost), monkeypatch, {"gpu": 3.6})
+    table, damaged = eventlog.read(store, RUN)
     rows = table.to_pylist()
-    last = events.latest(store, RUN)
+    last = eventlog.latest(store, RUN)
     assert damaged == []
     assert last == shown[-1]
     assert last is not None
@@ -145,7 +151,7 @@ def _held(rows: list[dict[str, Any]]) -> float:
 
 
 def test_a_price_that_is_not_known_is_no_zero(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    [*_, last] = sweep(local, todo(1, 2), Played([0.0], Capacity(0, 1)), monkeypatch)
+    [*_, last] = sweep(local, todo(1, 2), Played([0.0], gpus(1)), monkeypatch)
     assert last.gpu_seconds > 0
     assert last.dollars is None
 
@@ -167,19 +173,19 @@ def test_a_store_that_refuses_is_said_once_and_loses_no_row(
     local: ParquetStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refusing = Refusing(local, 3)
-    pool = Played([0.0], Capacity(0, 1))
+    pool = Played([0.0], gpus(1))
     sweep(refusing, todo(1, 60), pool, monkeypatch)
     assert refusing.asked > 4
     assert capsys.readouterr().err.count("warning: the event log falls behind") == 1
-    rows = events.read(local, RUN)[0].to_pylist()
+    rows = eventlog.read(local, RUN)[0].to_pylist()
     assert sum(row["event"] == "done" for row in rows) == 60
     assert rows[0]["event"] == "start"
 
 
 def test_a_store_that_never_takes_a_piece_ends_no_sweep(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    [*_, last] = sweep(Refusing(local, 10**9), todo(1, 60), Played([0.0], Capacity(0, 1)), monkeypatch)
+    [*_, last] = sweep(Refusing(local, 10**9), todo(1, 60), Played([0.0], gpus(1)), monkeypatch)
     assert last.sum("done") == 120
-    assert events.latest(local, RUN) is None
+    assert eventlog.latest(local, RUN) is None
 
 
 def test_a_slow_store_holds_up_no_worker(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,19 +196,19 @@ def test_a_slow_store_holds_up_no_worker(local: ParquetStore, monkeypatch: pytes
             assert gate.wait(30)
             return local.save(path, content)
 
-    plan, pool = todo(1, 200), Played([0.0], Capacity(0, 1))
+    plan, pool = todo(1, 200), Played([0.0], gpus(1))
     scheduler = Scheduler(plan.streams.values(), pool.capacity())
-    monkeypatch.setattr(events.time, "monotonic", lambda: pool.clock[0])
+    monkeypatch.setattr("orchestrator.eventlog.time.monotonic", lambda: pool.clock[0])
     with Recorder(Slow(), RUN, plan, scheduler, lambda seen: None, {}) as recorder:  # type: ignore[arg-type]
         driver.run(scheduler, recorder.watching(pool), recorder.observe)
         gate.set()
-    assert sum(row["event"] == "done" for row in events.read(local, RUN)[0].to_pylist()) == 200
+    assert sum(row["event"] == "done" for row in eventlog.read(local, RUN)[0].to_pylist()) == 200
 
 
 def test_rows_that_wait_have_a_limit(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "KEPT_ROWS", 100)
-    monkeypatch.setattr(events, "PIECE_ROWS", 50)
-    plan, pool = todo(1, 500), Played([0.0], Capacity(0, 1))
+    monkeypatch.setattr(eventlog, "KEPT_ROWS", 100)
+    monkeypatch.setattr(eventlog, "PIECE_ROWS", 50)
+    plan, pool = todo(1, 500), Played([0.0], gpus(1))
     scheduler = Scheduler(plan.streams.values(), pool.capacity())
     recorder = Recorder(Refusing(local, 10**9), RUN, plan, scheduler, lambda seen: None, {})  # type: ignore[arg-type]
     most = 0
@@ -221,13 +227,13 @@ def test_rows_that_wait_have_a_limit(local: ParquetStore, monkeypatch: pytest.Mo
 def test_a_damaged_piece_is_named_and_the_one_before_it_counts(
     local: ParquetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = sweep(local, todo(1, 30), Played([0.0], Capacity(0, 1)), monkeypatch)
+    shown = sweep(local, todo(1, 30), Played([0.0], gpus(1)), monkeypatch)
     pieces = local.list(f"runs/{RUN}/events")
     assert len(pieces) >= 2
     local.save(pieces[-1], b"no parquet")
-    _, damaged = events.read(local, RUN)
+    _, damaged = eventlog.read(local, RUN)
     assert damaged == [pieces[-1]]
-    before = events.latest(local, RUN)
+    before = eventlog.latest(local, RUN)
     assert before is not None
     assert before.at < shown[-1].at
 
@@ -273,7 +279,7 @@ def test_metric_names_are_those_that_dashboards_were_promised() -> None:
 
 
 def test_an_old_sign_of_life_is_said_plainly(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    [*_, last] = sweep(local, todo(1, 3), Played([0.0], Capacity(0, 1)), monkeypatch)
+    [*_, last] = sweep(local, todo(1, 3), Played([0.0], gpus(1)), monkeypatch)
     run = Run(RUN, "", (), {}, 6, 0, {})
     fresh, old = live.standing(local, run, last.at + 5), live.standing(local, run, last.at + 3600)
     assert fresh is not None
@@ -319,10 +325,10 @@ def test_status_follows_a_run_and_its_death(
     process.send_signal(signal.SIGKILL)
     process.wait()
     store = open_store(str(tmp_path / "s"))
-    last = events.latest(store, seen["run"])
+    last = eventlog.latest(store, seen["run"])
     assert last is not None
     for piece in store.list(f"runs/{seen['run']}/events"):
-        assert pq.read_schema(tmp_path / "s" / piece).equals(events.SCHEMA, check_metadata=False)
+        assert pq.read_schema(tmp_path / "s" / piece).equals(eventlog.SCHEMA, check_metadata=False)
     aged = live.standing(store, Run(seen["run"], "", (), {}, 1, 0, {}), last.at + 600)
     assert aged is not None
     assert aged.silent
