@@ -119,6 +119,8 @@ class Recorder:
                 self._write(snapshot)
 
     def _add(self, row: dict[str, Any]) -> None:
+        if row.get("reason"):
+            row["reason"] = logs.redacted(row["reason"])
         about = {name: value for name, value in row.items() if name not in ("at", "event")}
         logs.LOGGER.debug("%s", row["event"], extra={"fields": about})
         self._rows.append(row)

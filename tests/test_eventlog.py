@@ -72,6 +72,8 @@ def gpus(count: int) -> Capacity:
 class Played(Pool):
     """A pool that answers at once; each answer takes a second of a clock of its own, and every `lost`-th is a death."""
 
+    why = "gone"
+
     def __init__(self, clock: list[float], capacity: Capacity, lost: int = 0) -> None:
         self.clock, self._capacity, self._lost = clock, capacity, lost
         self.answers: list[Event] = []
@@ -87,7 +89,7 @@ class Played(Pool):
                 self.scored += 1
                 died = self._lost and self.scored % self._lost == 0
                 report = ShardReport(len(shard.requests), 10, 0.5, 0, flops=40, peak=100.0, ooms=1)
-                self.answers.append(Lost(worker, "gone", preempted=True) if died else Done(worker, shard.id, report))
+                self.answers.append(Lost(worker, self.why, preempted=True) if died else Done(worker, shard.id, report))
             case Stop(worker):
                 self.answers = [answer for answer in self.answers if getattr(answer, "worker", None) != worker]
 
@@ -148,6 +150,14 @@ def _held(rows: list[dict[str, Any]]) -> float:
         if row["worker"] is not None:
             times.setdefault(row["worker"], []).append(row["at"])
     return sum(max(seen) - min(seen) for seen in times.values()) * 2
+
+
+def test_no_reason_in_the_log_holds_a_secret(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh12345678")
+    monkeypatch.setattr(Played, "why", "refused: hf_abcdefgh12345678")
+    sweep(local, todo(1, 12), Played([0.0], gpus(1), lost=5), monkeypatch)
+    reasons = {row["reason"] for row in eventlog.read(local, RUN)[0].to_pylist()}
+    assert reasons == {None, "preempted: refused: ***"}
 
 
 def test_a_price_that_is_not_known_is_no_zero(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
