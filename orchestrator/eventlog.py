@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.driver import Pool
-from orchestrator.events import Capacity, Command, Event, Tick
+from orchestrator.events import Capacity, Command, Event, Fetch, Tick
 from orchestrator.plan import Plan
 from orchestrator.progress import say
 from orchestrator.scheduler import Scheduler
@@ -98,7 +98,7 @@ class Recorder:
         """The pool, with every command recorded before it is performed, and a beat before every wait."""
         return _Watched(pool, self)
 
-    def perform(self, command: Command) -> None:
+    def perform(self, command: Command | Fetch) -> None:
         """Record a command."""
         self._add(self._tally.command(command, self._now()))
 
@@ -171,7 +171,7 @@ class _Watched:
     def __init__(self, pool: Pool, recorder: Recorder) -> None:
         self._pool, self._recorder = pool, recorder
 
-    def perform(self, command: Command) -> None:
+    def perform(self, command: Command | Fetch) -> None:
         self._recorder.perform(command)
         self._pool.perform(command)
 

@@ -19,6 +19,7 @@ from orchestrator.events import (
     Done,
     Event,
     Failed,
+    Fetch,
     GpuChecked,
     Linted,
     Lost,
@@ -155,10 +156,13 @@ class Tally:
         self._counted: dict[int, float] = {}
         self._recent: deque[tuple[float, int]] = deque([(started, 0)], maxlen=RECENT)
 
-    def command(self, command: Command, at: float) -> dict[str, Any]:
+    def command(self, command: Command | Fetch, at: float) -> dict[str, Any]:
         """The driver tells a worker to do something."""
         if isinstance(command, Check):
             return self._row(_name(command), at, {"node": command.node})
+        if isinstance(command, Fetch):
+            about = {"node": command.node, "model": command.spec.name, "stream": command.spec.fingerprint}
+            return self._row(_name(command), at, about)
         found: dict[str, Any] = {"worker": command.worker}
         match command:
             case Start(number, spec, placement, nodes):
@@ -287,7 +291,7 @@ def _of_node(event: Event) -> dict[str, Any]:
             return {}
 
 
-def _name(said: Command | Event) -> str:
+def _name(said: Command | Fetch | Event) -> str:
     return type(said).__name__.lower()
 
 

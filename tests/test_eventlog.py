@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -24,14 +25,20 @@ from orchestrator.eventlog import Recorder
 from orchestrator.events import (
     Assign,
     Capacity,
+    Check,
     Command,
     Done,
     Event,
+    Fetch,
+    GpuChecked,
     Lint,
     Linted,
     Load,
     Lost,
     Node,
+    NodeDraining,
+    NodeJoined,
+    NodeLost,
     Ready,
     Stop,
 )
@@ -40,8 +47,9 @@ from orchestrator.records import Run
 from orchestrator.scheduler import Scheduler
 from orchestrator.stores import open_store
 from orchestrator.stores.parquet import ParquetStore
-from orchestrator.tally import Snapshot
+from orchestrator.tally import Snapshot, Tally
 from orchestrator.telemetry import METRICS, ROWS, samples
+from orchestrator.timeline import stays
 from tests.conftest import ROOT, Cli
 from workers.errors import StoreError
 from workers.protocol import Message, ModelSpec, Request, Shard, ShardReport
@@ -158,6 +166,20 @@ def test_no_reason_in_the_log_holds_a_secret(local: ParquetStore, monkeypatch: p
     sweep(local, todo(1, 12), Played([0.0], gpus(1), lost=5), monkeypatch)
     reasons = {row["reason"] for row in eventlog.read(local, RUN)[0].to_pylist()}
     assert reasons == {None, "preempted: refused: ***"}
+
+
+def test_what_is_done_to_machines_is_a_row_without_a_worker() -> None:
+    plan = todo(1, 1)
+    [stream] = plan.streams.values()
+    tally = Tally(plan, 0.0, {})
+    said = [tally.command(Check("n"), 1.0), tally.command(Fetch(stream.spec, "n"), 2.0)]
+    said += [tally.event(event, 3.0) for event in (NodeJoined(Node("n", 1, 1, "")), NodeDraining("n", 30.0))]
+    said += [tally.event(event, 4.0) for event in (NodeLost("n", "gone"), GpuChecked("n", healthy=False))]
+    assert [row["event"] for row in said] == ["check", "fetch", "nodejoined", "nodedraining", "nodelost", "gpuchecked"]
+    assert {row["node"] for row in said} == {"n"}
+    table = pa.Table.from_pylist(said, schema=eventlog.SCHEMA)
+    assert table["reason"].to_pylist()[-2:] == ["gone", "broken"]
+    assert stays(table.to_pylist()) == []
 
 
 def test_a_price_that_is_not_known_is_no_zero(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
