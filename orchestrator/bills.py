@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.plan import Plan, StreamPlan
 from workers.protocol import Measurement, ModelSpec
@@ -46,12 +47,12 @@ def charge(spec: ModelSpec, rows: Collection[Measurement]) -> Bill:
     asked = sum(row.num_tokens for row in rows)
     written = int(sum(row.extra.get("completion_tokens", 0.0) for row in rows))
     refused = sum("refused" in row.extra for row in rows)
-    prices = [spec.endpoint.get(name) for name in ("input_price", "output_price")]
-    return Bill(spec.name, len(rows), refused, asked, written, _dollars(prices, (asked, written)))
+    return Bill(spec.name, len(rows), refused, asked, written, dollars(spec.endpoint, asked, written))
 
 
-def _dollars(prices: Sequence[float | None], tokens: Sequence[int]) -> float | None:
-    """Prices are dollars per million tokens."""
+def dollars(endpoint: Mapping[str, Any], asked: int, written: int) -> float | None:
+    """What tokens cost at an endpoint, whose prices are dollars per million; None where it has none."""
+    prices = [endpoint.get(name) for name in ("input_price", "output_price")]
     if any(price is None for price in prices):
         return None
-    return sum((price or 0.0) * count / MILLION for price, count in zip(prices, tokens, strict=True))
+    return sum((price or 0.0) * count / MILLION for price, count in zip(prices, (asked, written), strict=True))

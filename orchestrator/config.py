@@ -15,6 +15,7 @@ from orchestrator import cluster
 from orchestrator.cost import Offer
 from workers import plugins
 from workers.errors import InputError, first_line
+from workers.logs import Form
 
 KEYS = (
     "benchmarks",
@@ -24,6 +25,7 @@ KEYS = (
     "dollars",
     "gpu",
     "gpus",
+    "log",
     "models",
     "names",
     "node_gpus",
@@ -41,7 +43,8 @@ KEYS = (
     "workers",
 )
 OUTPUTS = ("text", "json", "csv", "markdown")
-MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",)}
+MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",), "timeline": ("html", "png")}
+LOGS = ("text", "json")
 POOLS = ("ray", "local")
 DEVICES = ("auto", "cpu", "cuda")
 FOR_ALL = {"protocol": ("own", "reference"), "numerics": ("fast", "exact")}
@@ -64,6 +67,7 @@ class Settings:
     workers: int | None
     device: str
     shard_rows: int
+    log: Form
     deadline: int | None = None
     priority: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -85,6 +89,7 @@ def settings(config: DictConfig) -> Settings:
     _choice("output", values["output"], (*OUTPUTS, *MORE_OUTPUTS.get(values["verb"], ())))
     _choice("pool", values["pool"], POOLS)
     _choice("device", values["device"], DEVICES)
+    _choice("log", values["log"], LOGS)
     return Settings(
         verb=values["verb"],
         models=_models(values["models"], {name: values[name] for name in FOR_ALL}),
@@ -100,6 +105,7 @@ def settings(config: DictConfig) -> Settings:
         shard_rows=_count("shard_rows", values["shard_rows"]),
         deadline=_count("deadline", values["deadline"]) if values["deadline"] is not None else None,
         priority=_priority(values["priority"], values["models"]),
+        log=values["log"],
         push=_text("push", values["push"]),
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
         what_if=_what_if(values),

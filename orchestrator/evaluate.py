@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
+import json
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from typing import Any
 
-from orchestrator import bills, cluster, driver, planned, provenance, records
+from orchestrator import bills, cluster, planned, provenance, records, watch
 from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
 from orchestrator.cost import CPU
 from orchestrator.driver import Pool
-from orchestrator.faults import Limits
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
 from orchestrator.outlook import compared, outlook
@@ -22,16 +23,19 @@ from orchestrator.paths import CONF_DIR
 from orchestrator.pin import check_entry, cuda_here, pin_model
 from orchestrator.placing import Prediction
 from orchestrator.plan import Plan, make_plan
-from orchestrator.progress import Progress, say
+from orchestrator.progress import say
 from orchestrator.records import Account, Failure, Outcome, Run
 from orchestrator.scheduler import Scheduler
 from orchestrator.stores import Held, Store, open_store
 from orchestrator.streams import StreamState
+from workers import logs
 from workers.errors import InputError
 from workers.protocol import Model, Request
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 REASON_CHARACTERS = 500
+Present = Mapping[str, AbstractSet[str]]
+"""Digests of the requests whose answers the store has, by fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,17 @@ def plan(settings: Settings) -> int:
 def run(settings: Settings) -> int:
     """Score what is owed, then print the leaderboard. The exit code tells whether everything was scored."""
     run_id = provenance.new_run_id()
+    with logs.bound(run=run_id):
+        return _run(settings, run_id)
+
+
+def _run(settings: Settings, run_id: str) -> int:
     facts = provenance.capture(run_id)
     store = open_store(settings.store, facts)
     prepared = _prepare(settings, store)
     for benchmark, _ in prepared.benchmarks.values():
         benchmark.rule(settings.rule)
-    with _pool(settings, store, prepared.plan) as pool:  # before anything is written: a cluster may not answer
+    with opened(settings, store, run_id, prepared.plan) as pool:  # before anything is written: it may not answer
         store.prepare()
         hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
         todo = prepared.plan
@@ -78,9 +87,9 @@ def run(settings: Settings) -> int:
         counts = (todo.total, todo.total - todo.owed)
         record = Run(run_id, provenance.now(), prepared.models, hashes, *counts, facts, predicted)
         records.save_run(store, record)
-        outcome = _execute(settings, prepared, pool) if pool is not None else _nothing_owed(todo)
+        outcome = _execute(settings, store, run_id, prepared, pool) if pool is not None else _nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
-        outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=_costs(store, todo))
+        outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=paid(store, todo))
         records.save_outcome(store, run_id, outcome)
         _report_prediction(settings, store, record)
     if outcome.state != "done":
@@ -98,35 +107,52 @@ def _prepare(settings: Settings, store: Store) -> Prepared:
             f"no model: give model=[name,...] (a file of conf/model, for example longest), suite=NAME ({suites}) "
             "or +models.mine.path=DIR +models.mine.family=scalar"
         )
-    names = settings.benchmarks or tuple(settings.data) or ("rewardbench",)
-    benchmarks = {name: load_benchmark(settings, name) for name in names}
-    cuda = uses_cuda(settings)
-    models, refused = _pinned(settings, cuda)
+    benchmarks = {name: load_benchmark(settings, name) for name in benchmark_names(settings)}
+    models, refused = pinned(settings, {})
+    held = held_of(store, models)
+    present = {fingerprint: one.requests for fingerprint, one in held.items()}
+    examples = {name: rows for name, (_, rows) in benchmarks.items()}
+    asked = [model for model in models if model.streams]
+    todo = make_plan(asked, examples, present, earlier(store), settings.shard_rows)
+    return Prepared(models, refused, benchmarks, outlook(settings, store, todo, models, held, uses_cuda(settings)))
+
+
+def benchmark_names(settings: Settings) -> tuple[str, ...]:
+    """The benchmarks of the command: those named, else those with a file, else RewardBench."""
+    return settings.benchmarks or tuple(settings.data) or ("rewardbench",)
+
+
+def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
+    """What the store has of each of the models' streams; damage is said aloud."""
     fingerprints = {spec.fingerprint for model in models for spec in model.streams}
     held = {fingerprint: store.held(fingerprint) for fingerprint in sorted(fingerprints)}
     _report_damage(held.values())
-    earlier = {
-        spec.name: spec.identity for run in records.load_runs(store) for model in run.models for spec in model.streams
-    }
-    examples = {name: rows for name, (_, rows) in benchmarks.items()}
-    present = {fingerprint: one.requests for fingerprint, one in held.items()}
-    todo = make_plan([model for model in models if model.streams], examples, present, earlier, settings.shard_rows)
-    return Prepared(models, refused, benchmarks, outlook(settings, store, todo, models, held, cuda))
+    return held
 
 
-def _pinned(settings: Settings, cuda: bool) -> tuple[tuple[Model, ...], dict[str, str]]:
+def earlier(store: Store) -> dict[str, Mapping[str, Any]]:
+    """The identity under which each stream's name was last seen."""
+    runs = records.load_runs(store)
+    return {spec.name: spec.identity for run in runs for model in run.models for spec in model.streams}
+
+
+def pinned(settings: Settings, known: dict[str, Model]) -> tuple[tuple[Model, ...], dict[str, str]]:
     """The models of the command; of several, one whose checkpoint cannot be pinned fails alone.
 
     A plan for a cluster that is described does not ask the hub. A mistake in a model's file stops the command: it is
-    the user's, and nothing has started.
+    the user's, and nothing has started. What was pinned already is in `known`, by name and entry; what is pinned here
+    is added.
     """
     for name, entry in settings.models.items():
         check_entry(name, entry)
+    cuda = uses_cuda(settings)
     models: list[Model] = []
     refused: dict[str, str] = {}
     for name, entry in settings.models.items():
+        key = json.dumps([name, entry], sort_keys=True, default=str)
         try:
-            models.append(pin_model(name, entry, cuda, hub=settings.what_if is None))
+            known[key] = known.get(key) or pin_model(name, entry, cuda, hub=settings.what_if is None)
+            models.append(known[key])
         except InputError as error:
             if len(settings.models) == len(refused) + 1:
                 raise
@@ -164,12 +190,17 @@ def _report_damage(streams: Iterable[Held]) -> None:
 
 
 def _nothing_owed(todo: Plan) -> Outcome:
-    say(f"nothing to score: all {todo.total} measurements are in the store")
+    say_nothing_owed(todo)
     return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0, 0), ())
 
 
+def say_nothing_owed(todo: Plan) -> None:
+    """What a run says that has nothing to do."""
+    say(f"nothing to score: all {todo.total} measurements are in the store")
+
+
 @contextmanager
-def _pool(settings: Settings, store: Store, todo: Plan) -> Iterator[Pool | None]:
+def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterator[Pool | None]:
     """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens.
 
     Meanwhile SIGTERM stops the sweep as Ctrl-C does, and what Ray prints goes to standard error.
@@ -179,39 +210,28 @@ def _pool(settings: Settings, store: Store, todo: Plan) -> Iterator[Pool | None]
         return
     requests = {name: stream.owed for name, stream in todo.streams.items()}
     with redirect_stdout(sys.stderr), _sigterm_as_interrupt():
-        pool = _open_pool(settings, store, requests)
+        pool = _open_pool(settings, store, run_id, requests)
         try:
             yield pool
         finally:
             pool.close()
 
 
-def _open_pool(settings: Settings, store: Store, requests: Mapping[str, Sequence[Request]]) -> Pool:
+def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:
     if settings.pool == "local":
         return LocalPool(store.write, requests, gpus=int(uses_cuda(settings)))
     from orchestrator.ray_pool import RayPool
 
-    return RayPool(store.write, requests, settings.ray_address, settings.workers)
+    log = {"form": settings.log, "run": run_id}
+    return RayPool(store.write, requests, settings.ray_address, settings.workers, log)
 
 
-def _execute(settings: Settings, prepared: Prepared, pool: Pool) -> Outcome:
-    """Drive the pool until nothing is owed, or the user stops it; the account adds up in either case."""
-    state, todo = "done", prepared.plan
+def _execute(settings: Settings, store: Store, run_id: str, prepared: Prepared, pool: Pool) -> Outcome:
+    """Score what is owed; the account adds up whatever happens."""
     first = [model for model in prepared.models if model.name in settings.priority]
     priorities = {spec.fingerprint: 1 for model in first for spec in model.streams}
-    limits = Limits(deadline=settings.deadline or math.inf)
-    scheduler = Scheduler(todo.streams.values(), pool.capacity(), limits, priorities)
-    with Progress(todo, scheduler) as progress:
-        try:
-            driver.run(scheduler, pool, progress.observe)
-        except KeyboardInterrupt:
-            state = "interrupted"
-    if scheduler.aborted is not None:
-        say(f"error: {scheduler.aborted}")
-        state = "aborted"
-    elif state == "done" and scheduler.over and any(stream.left_rows for stream in scheduler.streams.values()):
-        state = "deadline"
-    return _outcome(state, todo, scheduler)
+    state, scheduler = watch.drive(settings, store, run_id, prepared.plan, pool, priorities)
+    return _outcome(state, prepared.plan, scheduler)
 
 
 def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
@@ -242,14 +262,14 @@ def _quarantines(todo: Plan, streams: Iterable[StreamState]) -> Iterator[Failure
             yield Failure(stream.spec.name, 1, f"{where}: {reason}"[:REASON_CHARACTERS])
 
 
-def _costs(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
+def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
     """What endpoints were asked for in this run, said aloud."""
-    paid = tuple(
+    found = tuple(
         bills.bill(stream, store.read(stream.spec.fingerprint).rows) for stream in bills.owed_to_endpoints(todo)
     )
-    for cost in paid:
-        say(f"cost: {cost}")
-    return paid
+    for cost in found:
+        say(f"cost: {cost}", model=cost.model)
+    return found
 
 
 def _report_prediction(settings: Settings, store: Store, run: Run) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator import cluster, records
+from orchestrator import cluster, live, records
 from orchestrator.config import Settings
 from orchestrator.cost import Gpu
+from orchestrator.eventlog import sweep_of
 from orchestrator.leaderboards import existing_store
 from orchestrator.outlook import compared
 from orchestrator.plan import make_plan
@@ -30,19 +32,26 @@ SAMPLE = 16
 
 
 def status(settings: Settings) -> int:
-    """Print the runs of a store, and what the latest one still owes."""
+    """Print the runs of a store, how the latest one stands, and what it still owes."""
     store = existing_store(settings)
     runs = records.load_runs(store)
     found = [_run_json(run) for run in runs]
     devices = cluster.priced(settings.dollars)
-    models = _progress(store, runs[-1], devices) if runs else []
+    seen = live.standing(store, runs[-1], time.time()) if runs else None
+    latest = [run for run in runs if sweep_of(run.id) == sweep_of(runs[-1].id)]
+    progress = [row for run in latest for row in _progress(store, run, devices)]
+    models = list({(row["model"], row["fingerprint"]): row for row in progress}.values())
     if settings.output == "json":
-        print(json.dumps({"store": store.uri, "runs": found, "models": models}, indent=1, ensure_ascii=False))
+        now = seen.to_json() if seen else None
+        whole = {"store": store.uri, "runs": found, "now": now, "models": models}
+        print(json.dumps(whole, indent=1, ensure_ascii=False))
         return 0
     for run in found:
         account = run["account"]
         counts = ", ".join(f"{name} {count}" for name, count in account.items()) if account else f"asked {run['asked']}"
         print(f"run {run['id']}  {run['state']}  {'+'.join(run['benchmarks'])}  {counts}")
+    if seen:
+        print("\n".join(["", *seen.lines()]))
     print()
     for model in models:
         if model["wanted"] is None:

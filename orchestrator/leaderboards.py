@@ -71,10 +71,10 @@ def show_boards(store: Store, settings: Settings, benchmarks: Sequence[str], nam
     whole = [board(store, settings, benchmark, []) for benchmark in benchmarks]
     shown = [replace(made, entries=tuple(entry for entry in made.entries if entry.name in names)) for made in whole]
     print(tables.boards(shown, settings.output))
-    return [_save_board(store, made) for made in whole]
+    return [save_board(store, made) for made in whole]
 
 
-def _save_board(store: Store, made: Leaderboard) -> str:
+def save_board(store: Store, made: Leaderboard) -> str:
     """Write a leaderboard as tables and a page; the folder's path."""
     folder = f"leaderboards/{made.benchmark}/{made.rule}"
     files = {

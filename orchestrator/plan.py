@@ -125,19 +125,30 @@ def make_plan(
     `present` holds the digests of the requests that each fingerprint has, `earlier` the identity under which
     each stream's name was last seen. A text that occurs twice is owed once.
     """
-    asked: dict[tuple[Any, ...], Mapping[int, Asked]] = {}
+    return plan_jobs([(models, benchmarks)], present, earlier, shard_rows)
+
+
+def plan_jobs(
+    jobs: Sequence[tuple[Sequence[Model], Mapping[str, Sequence[Example]]]],
+    present: Mapping[str, AbstractSet[str]],
+    earlier: Mapping[str, Mapping[str, Any]],
+    shard_rows: int,
+) -> Plan:
+    """One plan for several jobs, each with models and benchmarks of its own; what two of them want is owed once."""
     specs: dict[str, ModelSpec] = {}
     needs: dict[str, Asked] = {}
-    for model in models:
-        question = _question(model)
-        if question not in asked:
-            asked[question] = _asked(model, benchmarks)
-        for stream, spec in enumerate(model.streams):
-            specs.setdefault(spec.fingerprint, spec)
-            mine = asked[question].get(stream, Asked((), ()))
-            known = needs.setdefault(spec.fingerprint, mine)
-            if known is not mine:
-                needs[spec.fingerprint] = _merged(known, mine)
+    for models, benchmarks in jobs:
+        asked: dict[tuple[Any, ...], Mapping[int, Asked]] = {}
+        for model in models:
+            question = _question(model)
+            if question not in asked:
+                asked[question] = _asked(model, benchmarks)
+            for stream, spec in enumerate(model.streams):
+                specs.setdefault(spec.fingerprint, spec)
+                mine = asked[question].get(stream, Asked((), ()))
+                known = needs.setdefault(spec.fingerprint, mine)
+                if known is not mine:
+                    needs[spec.fingerprint] = _merged(known, mine)
     pieces: dict[tuple[int, int], list[tuple[Request, ...]]] = {}
     return Plan(
         {

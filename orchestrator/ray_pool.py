@@ -66,7 +66,12 @@ class RayPool:
     """Actors on an embedded or a remote Ray cluster."""
 
     def __init__(
-        self, sink: Sink, requests: Mapping[str, Sequence[Request]], address: str, workers: int | None
+        self,
+        sink: Sink,
+        requests: Mapping[str, Sequence[Request]],
+        address: str,
+        workers: int | None,
+        log: Mapping[str, str] | None = None,
     ) -> None:
         self._requests = requests
         self._workers = workers
@@ -74,6 +79,7 @@ class RayPool:
         self._tasks: dict[Any, Lint | Load | Assign | Check] = {}
         connect(address)
         self._sink = sink
+        self._log = log
 
     def perform(self, command: Command | Fetch) -> None:
         """Send the command to its actor."""
@@ -86,7 +92,7 @@ class RayPool:
                     num_cpus=0 if placement.gpus else 1,
                     scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[0], soft=True),
                 )
-                self._actors[number] = actor.remote(spec, self._sink)
+                self._actors[number] = actor.remote(spec, self._sink, self._log)
             case Lint(number, stream):
                 self._tasks[self._actors[number].lint.remote(list(self._requests[stream]))] = command
             case Load(number):

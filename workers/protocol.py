@@ -234,7 +234,9 @@ class Shard:
 class ShardReport:
     """What travels back from a scored shard: counts and seconds, never scores.
 
-    `unscored` are requests that have no score, each with the reason.
+    `unscored` are requests that have no score, each with the reason. `ooms` counts passes that did not fit into memory,
+    `flops` what the passes cost, `peak` is the FLOP/s that one device can reach (0: not known), `written` counts tokens
+    that an endpoint wrote.
     """
 
     rows: int
@@ -242,6 +244,10 @@ class ShardReport:
     seconds: float
     truncated: int
     unscored: tuple[tuple[Request, str], ...] = ()
+    ooms: int = 0
+    flops: int = 0
+    peak: float = 0.0
+    written: int = 0
 
 
 def token_hash(ids: Sequence[int]) -> str:
