@@ -200,7 +200,7 @@ def report(lines: Sequence[Record], gpu: Record | None = None) -> str:
         (SIDES, sides(records, models)),
         (LEFT_OUT, left_out(records)),
     ]
-    others = max((record["busy"] for record in lines), default=0.0)
+    others = max((record.get("busy", 0.0) for record in lines), default=0.0)
     return f"{pairs} pairs; {where}; at most {others:.0%} busy before a measurement\n\n" + "\n".join(
         _table(head, rows) for head, rows in tables
     )

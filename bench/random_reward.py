@@ -19,7 +19,7 @@ KIND: Kind = "reward"
 TIES = "lose"
 SCORING: Mapping[str, tuple[Any, ...]] = {}
 
-SHAPES: Mapping[str, Mapping[str, int]] = {
+SHAPES: Mapping[str, Mapping[str, Any]] = {
     "8b": {
         "hidden_size": 4096,
         "intermediate_size": 14336,
