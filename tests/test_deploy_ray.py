@@ -21,7 +21,9 @@ from tests.conftest import ROOT, Cli
 pytestmark = [pytest.mark.deploy, pytest.mark.ray, pytest.mark.timeout(400)]
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed (make test-deploy)")
 
-SUBMIT = ROOT / "deploy" / "ray" / "submit.py"
+SUBMIT = Path("deploy", "ray", "submit.py")
+SENT = ("orchestrator", "workers", "conf")
+UPLOADED = "0+uploaded"
 MIB = 1024 * 1024
 ROWS = 800
 TOKEN = "t" * 64
@@ -79,6 +81,16 @@ def wait_until(true: Callable[[], bool], seconds: float, otherwise: str) -> None
         time.sleep(0.2)
 
 
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of this checkout that says of itself another version than the one installed on the cluster."""
+    folder = tmp_path_factory.mktemp("laptop") / "checkout"
+    for name in (*SENT, "deploy"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "orchestrator" / "__init__.py").write_text(f'__version__ = "{UPLOADED}"\n')
+    return folder
+
+
 @pytest.fixture
 def words(write_pairs: Callable[..., Path], tmp_path: Path) -> list[str]:
     rows = [{"prompt": f"q {row}", "chosen": f"long {row} xx", "rejected": f"short {row}"} for row in range(ROWS)]
@@ -93,11 +105,13 @@ def words(write_pairs: Callable[..., Path], tmp_path: Path) -> list[str]:
     ]
 
 
-def start(dashboard: str | None, words: list[str], token: str | None = TOKEN) -> subprocess.Popen[str]:
+def start(
+    checkout: Path, dashboard: str | None, words: list[str], token: str | None = TOKEN
+) -> subprocess.Popen[str]:
     given = {"RAY_ADDRESS": dashboard, "RAY_AUTH_TOKEN": token}
     hidden = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, str(SUBMIT), *words],
+        [sys.executable, str(checkout / SUBMIT), *words],
         env={**hidden, **{name: value for name, value in given.items() if value is not None}},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -111,10 +125,10 @@ def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def test_a_job_stopped_midway_is_resumed_by_the_same_command(
-    dashboard: str, words: list[str], tmp_path: Path, cli: Cli
+    dashboard: str, checkout: Path, words: list[str], tmp_path: Path, cli: Cli
 ) -> None:
     parts = tmp_path / "a store" / "measurements"
-    first = start(dashboard, words)
+    first = start(checkout, dashboard, words)
     wait_until(lambda: len(list(parts.glob("*/*.parquet"))) >= 5, 120, "no part was written")
     first.send_signal(signal.SIGINT)
     code, output = finished(first)
@@ -130,23 +144,27 @@ def test_a_job_stopped_midway_is_resumed_by_the_same_command(
     kept = len(list(parts.glob("*/*.parquet")))
     assert 5 <= kept < 4 * ROWS / 4, "the job was not stopped midway"
 
-    code, output = finished(start(dashboard, words))
+    code, output = finished(start(checkout, dashboard, words))
     assert code == 0, output
     last = accounts()[-1]
     assert last["asked"] == last["scored"] + last["reused"] == 4 * ROWS
     assert last["reused"] >= 4 * 5
     assert last["scored"] > 0
+    records = [path.read_text() for path in (tmp_path / "a store" / "runs").rglob("*") if path.is_file()]
+    assert any(UPLOADED in record for record in records), "the cluster ran its own code, not what was sent"
 
 
-def test_a_failed_command_gives_its_own_exit_code_and_reason(dashboard: str, tmp_path: Path) -> None:
-    code, output = finished(start(dashboard, ["run", "model=[no-such-model]", f"store={tmp_path}"]))
+def test_a_failed_command_gives_its_own_exit_code_and_reason(dashboard: str, checkout: Path, tmp_path: Path) -> None:
+    code, output = finished(start(checkout, dashboard, ["run", "model=[no-such-model]", f"store={tmp_path}"]))
     assert code == 2, output
     assert "no-such-model" in output
 
 
-def test_a_wrong_or_missing_token_submits_nothing(dashboard: str, words: list[str], tmp_path: Path) -> None:
+def test_a_wrong_or_missing_token_submits_nothing(
+    dashboard: str, checkout: Path, words: list[str], tmp_path: Path
+) -> None:
     for token in ("w" * 64, None):
-        code, output = finished(start(dashboard, words, token=token))
+        code, output = finished(start(checkout, dashboard, words, token=token))
         assert code == 2, output
         assert "Traceback" not in output
         assert "oken" in output
@@ -157,13 +175,13 @@ def test_what_travels_is_code_and_configuration_under_ten_mebibytes(tmp_path: Pa
     """The package as Ray itself builds it, of a checkout with a .git, data and environments in it."""
     from ray._private.runtime_env.packaging import create_package
 
-    sys.path.insert(0, str(SUBMIT.parent))
+    sys.path.insert(0, str((ROOT / SUBMIT).parent))
     try:
         import submit
     finally:
         sys.path.pop(0)
     checkout = tmp_path / "checkout"
-    for folder in ("orchestrator", "workers", "conf"):
+    for folder in SENT:
         shutil.copytree(ROOT / folder, checkout / folder)
     litter = (".git/objects/pack", ".venv/lib", "data", "shared", "rewardsweep-store/measurements", "my-checkpoint")
     for folder in litter:
@@ -177,20 +195,20 @@ def test_what_travels_is_code_and_configuration_under_ten_mebibytes(tmp_path: Pa
     assert (tmp_path / "package.zip").stat().st_size < 10 * MIB
     with zipfile.ZipFile(tmp_path / "package.zip") as package:
         names = package.namelist()
-    assert {name.split("/")[0] for name in names} == {"orchestrator", "workers", "conf"}
+    assert {name.split("/")[0] for name in names} == set(SENT)
     assert "conf/secret.yaml" not in names
     sources = {str(path.relative_to(checkout)) for path in checkout.glob("*/**/*.py")}
     assert {name for name in sources if not name.startswith(tuple(litter))} <= set(names)
 
 
-def test_mistakes_are_told_before_anything_travels(words: list[str]) -> None:
+def test_mistakes_are_told_before_anything_travels(checkout: Path, words: list[str]) -> None:
     for address, given, named in (
         (None, words, "RAY_ADDRESS"),
         ("http://127.0.0.1:9", ["run", "store=relative"], "store="),
         ("http://127.0.0.1:9", [], "give a command"),
         (f"http://127.0.0.1:{free_port()}", words, "RAY_ADDRESS=http"),
     ):
-        code, output = finished(start(address, given))
+        code, output = finished(start(checkout, address, given))
         assert code == 2, output
         assert output.startswith("error: ")
         assert named in output

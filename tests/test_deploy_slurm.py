@@ -24,8 +24,10 @@ pytestmark = [
 ]
 
 SCRIPT = ROOT / "deploy" / "slurm" / "sweep.sbatch"
-ROWS = 1000
+ROWS = 200
 SHARD_ROWS = 4
+QUICK, SLOW = "0.1", "0.3"
+"""Seconds for each of 400 responses: with two workers a sweep takes 20 seconds, or 60."""
 ENOUGH = 8
 """Parts in the store when a job is disturbed."""
 
@@ -44,16 +46,18 @@ class Sweep:
         self.store = folder / "store"
         self.words = [
             "run",
-            "model=[longest,random]",
+            "+models.sleepy.family=baseline",
+            "+models.sleepy.engine=tests.sleepy_engine",
             "benchmarks=[pairs]",
             f"data.pairs={pairs}",
             f"shard_rows={SHARD_ROWS}",
         ]
 
-    def submit(self, *words: str, options: tuple[str, ...] = ("--nodes=2",)) -> str:
+    def submit(self, *words: str, options: tuple[str, ...] = ("--nodes=2",), pace: str = QUICK) -> str:
         given = words or (*self.words, f"store={self.store}")
         command = ["sbatch", "--parsable", *options, str(SCRIPT), *given]
-        return self.slurm.run(*command, cwd=self.folder, PYTHONPATH=str(ROOT), HF_HUB_OFFLINE="1")
+        settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "REWARDSWEEP_TEST_SLEEP": pace}
+        return self.slurm.run(*command, cwd=self.folder, **settings)
 
     def parts(self) -> int:
         return len(list(self.store.glob("measurements/*/*.parquet")))
@@ -63,7 +67,7 @@ class Sweep:
 
     def await_midway(self, job: str) -> None:
         wait_until(lambda: self.parts() >= ENOUGH, 120, lambda: f"{self.slurm.job(job)}{self.log(job)}")
-        assert self.parts() < 4 * ROWS / SHARD_ROWS, "the sweep was over before it could be disturbed"
+        assert self.parts() < 2 * ROWS / SHARD_ROWS, "the sweep was over before it could be disturbed"
 
     def check_resumed(self, job: str) -> None:
         """The job completed after at least one restart, and its result is that of a run nobody disturbed."""
@@ -73,7 +77,7 @@ class Sweep:
         runs = json.loads(self.cli("status", f"store={self.store}", "output=json").stdout)["runs"]
         last = runs[-1]["account"]
         assert len(runs) >= 2
-        assert last["asked"] == last["scored"] + last["reused"] == 4 * ROWS
+        assert last["asked"] == last["scored"] + last["reused"] == 2 * ROWS
         assert last["reused"] >= ENOUGH * SHARD_ROWS
         assert last["scored"] > 0
         undisturbed = self.folder / "undisturbed"
@@ -102,7 +106,7 @@ def test_two_nodes_score_one_sweep_that_a_requeue_interrupts(sweep: Sweep, slurm
 
 def test_the_warning_before_the_time_limit_sends_the_job_back_to_the_queue(sweep: Sweep, slurm: Slurm) -> None:
     """The signal is Slurm's own, sent two minutes before the end: the limit is three minutes, then cut to two."""
-    job = sweep.submit(options=("--nodes=1", "--time=3"))
+    job = sweep.submit(options=("--nodes=1", "--time=3"), pace=SLOW)
     sweep.await_midway(job)
     slurm.run("scontrol", "update", f"jobid={job}", "timelimit=2")
     wait_until(lambda: slurm.job(job)["Restarts"] == "1", 60, lambda: sweep.log(job))
