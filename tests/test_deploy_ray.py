@@ -105,9 +105,7 @@ def words(write_pairs: Callable[..., Path], tmp_path: Path) -> list[str]:
     ]
 
 
-def start(
-    checkout: Path, dashboard: str | None, words: list[str], token: str | None = TOKEN
-) -> subprocess.Popen[str]:
+def start(checkout: Path, dashboard: str | None, words: list[str], token: str | None = TOKEN) -> subprocess.Popen[str]:
     given = {"RAY_ADDRESS": dashboard, "RAY_AUTH_TOKEN": token}
     hidden = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(

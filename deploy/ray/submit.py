@@ -31,7 +31,7 @@ def runtime_env() -> dict[str, Any]:
 
 
 def entrypoint(words: Sequence[str]) -> str:
-    """The shell command of the job; a store in a folder relative to nothing is refused here, before anything travels."""
+    """The shell command of the job; a store that only the laptop sees is refused before anything travels."""
     if not words:
         raise Refused("give a command, for example: run suite=small store=s3://bucket/prefix")
     stores = [word.partition("=")[2] for word in words if word.startswith("store=")]
