@@ -124,6 +124,8 @@ def test_a_preempted_job_comes_back_and_ends(sweep: Sweep, slurm: Slurm) -> None
     )
     slurm.await_state(urgent, ("COMPLETED",), 90)
     sweep.check_resumed(job)
+    assert "Ray was ended under the sweep" in sweep.log(job)
+    assert "lost" not in sweep.log(job)
 
 
 def test_a_wrong_command_fails_with_its_code_and_is_not_repeated(sweep: Sweep, slurm: Slurm) -> None:
