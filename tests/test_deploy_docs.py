@@ -81,7 +81,7 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / link).exists(), link
-    for path in re.findall(r"\b(?:deploy|tests)/[\w./-]+\.\w+", text):
+    for path in re.findall(r"(?<![\w/])(?:deploy|tests)/[\w./-]+\.\w+", text):
         if "NAME" not in path:
             assert (ROOT / path).exists(), path
 

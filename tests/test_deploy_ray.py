@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,13 +28,26 @@ SENT = ("orchestrator", "workers", "conf")
 UPLOADED = "0+uploaded"
 MIB = 1024 * 1024
 ROWS = 800
-TOKEN = "t" * 64
+OWN = "own"
+"""Stands for the cluster's token."""
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@cache
+def token() -> str:
+    """A token as the pages make one, in a home of its own."""
+    command = [str(Path(sys.executable).parent / "ray"), "get-auth-token", "--generate"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    with tempfile.TemporaryDirectory() as home:
+        settings = {"HOME": home, "RAY_AUTH_MODE": "token"}
+        done = subprocess.run(command, env=environment | settings, capture_output=True, text=True, check=True)
+    assert len(done.stdout) == 64, "the shell's $(...) must give the token and nothing else"
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +58,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = {"--port": free_port(), "--dashboard-host": "127.0.0.1", "--dashboard-port": port}
     process = subprocess.Popen(
         [*command, *(str(word) for pair in options.items() for word in pair), "--disable-usage-stats"],
-        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PATH": path_with_python()},
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token(), "PATH": path_with_python()},
         cwd=tmp_path_factory.mktemp("head"),
         start_new_session=True,
         stdout=subprocess.DEVNULL,
@@ -67,7 +82,7 @@ def path_with_python() -> str:
 def answers(port: int) -> bool:
     done = subprocess.run(
         [sys.executable, "-m", "ray.scripts.scripts", "job", "list", "--address", f"http://127.0.0.1:{port}"],
-        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token()},
         capture_output=True,
         check=False,
     )
@@ -105,12 +120,12 @@ def words(write_pairs: Callable[..., Path], tmp_path: Path) -> list[str]:
     ]
 
 
-def start(checkout: Path, dashboard: str | None, words: list[str], token: str | None = TOKEN) -> subprocess.Popen[str]:
-    given = {"RAY_ADDRESS": dashboard, "RAY_AUTH_TOKEN": token}
+def start(checkout: Path, dashboard: str | None, words: list[str], given: str | None = OWN) -> subprocess.Popen[str]:
+    settings = {"RAY_ADDRESS": dashboard, "RAY_AUTH_TOKEN": token() if given == OWN else given}
     hidden = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, str(checkout / SUBMIT), *words],
-        env={**hidden, **{name: value for name, value in given.items() if value is not None}},
+        env={**hidden, **{name: value for name, value in settings.items() if value is not None}},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -161,8 +176,8 @@ def test_a_failed_command_gives_its_own_exit_code_and_reason(dashboard: str, che
 def test_a_wrong_or_missing_token_submits_nothing(
     dashboard: str, checkout: Path, words: list[str], tmp_path: Path
 ) -> None:
-    for token in ("w" * 64, None):
-        code, output = finished(start(checkout, dashboard, words, token=token))
+    for wrong in ("w" * 64, None):
+        code, output = finished(start(checkout, dashboard, words, given=wrong))
         assert code == 2, output
         assert "Traceback" not in output
         assert "oken" in output
