@@ -52,13 +52,14 @@ PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=9 Preemp
 
 def missing() -> str:
     """Why no Slurm can be started here; empty where one can."""
-    absent = [name for name in (*DAEMONS, "sbatch") if shutil.which(name, path=_path()) is None]
+    absent = [name for name in (*DAEMONS, "sbatch") if shutil.which(name, path=path()) is None]
     if absent:
         return f"{', '.join(absent)} not installed (apt-get install slurmctld slurmd slurm-client munge)"
     return "" if os.geteuid() == 0 else "slurmd needs root"
 
 
-def _path() -> str:
+def path() -> str:
+    """PATH with this environment first and the daemons' folder last."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 
 
@@ -70,7 +71,7 @@ class Slurm:
 
     def run(self, *words: str, cwd: Path | None = None, **settings: str) -> str:
         """A Slurm command's output; it must succeed."""
-        environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(self.folder / "slurm.conf"), **settings}
+        environment = {**os.environ, "PATH": path(), "SLURM_CONF": str(self.folder / "slurm.conf"), **settings}
         done = subprocess.run(words, env=environment, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{words}: {done.stderr}\n{self.logs()}"
         return done.stdout.strip()
@@ -128,7 +129,7 @@ def running(folder: Path) -> Iterator[Slurm]:
         ["slurmctld", "-c", "-i", *conf],
         *(["slurmd", "-N", name, *conf] for name in ("n1", "n2")),
     ]
-    environment = {**os.environ, "PATH": _path(), "SLURM_CONF": str(folder / "slurm.conf")}
+    environment = {**os.environ, "PATH": path(), "SLURM_CONF": str(folder / "slurm.conf")}
     slurm = Slurm(folder)
     started: list[subprocess.Popen[bytes]] = []
     try:

@@ -124,8 +124,20 @@ def test_a_preempted_job_comes_back_and_ends(sweep: Sweep, slurm: Slurm) -> None
     )
     slurm.await_state(urgent, ("COMPLETED",), 90)
     sweep.check_resumed(job)
-    assert "Ray was ended under the sweep" in sweep.log(job)
+    assert "Ray is being ended under the sweep" in sweep.log(job)
     assert "lost" not in sweep.log(job)
+
+
+def test_a_ray_that_cannot_start_fails_once(sweep: Sweep, slurm: Slurm, tmp_path: Path) -> None:
+    """A `ray` that fails stands before the real one on the PATH: no endless round of requeues."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ray").write_text("#!/bin/sh\necho this ray cannot start >&2\nexit 1\n")
+    (tmp_path / "bin" / "ray").chmod(0o755)
+    path = f"ALL,PATH={tmp_path / 'bin'}:{slurm_cluster.path()}"
+    job = sweep.submit(options=("--nodes=1", f"--export={path}"))
+    ended = slurm.await_state(job, ("FAILED", "COMPLETED"), 90)
+    assert (ended["ExitCode"], ended["Restarts"]) == ("1:0", "0"), sweep.log(job)
+    assert "Ray failed" in sweep.log(job)
 
 
 def test_a_wrong_command_fails_with_its_code_and_is_not_repeated(sweep: Sweep, slurm: Slurm) -> None:
