@@ -1,5 +1,6 @@
 """Run a rewardsweep command on a Ray cluster, from a laptop: `python deploy/ray/submit.py run suite=small store=s3://b/p`.
 
+`python deploy/ray/submit.py --gpus 2x8:H100 run ...` asks a cluster that grows for them first (with_gpus.py).
 The cluster's dashboard is named by RAY_ADDRESS, its token by RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
 The exit code is the command's own. Ctrl-C stops the job; submitted again, it scores what is still missing.
 """
@@ -32,12 +33,15 @@ def runtime_env() -> dict[str, Any]:
 
 def entrypoint(words: Sequence[str]) -> str:
     """The shell command of the job; a store that only the laptop sees is refused before anything travels."""
+    asking: list[str] = []
+    if len(words) > 1 and words[0] == "--gpus":
+        asking, words = ["python", "deploy/ray/with_gpus.py", words[1], "--"], words[2:]
     if not words:
         raise Refused("give a command, for example: run suite=small store=s3://bucket/prefix")
     stores = [word.partition("=")[2] for word in words if word.startswith("store=")]
     if not stores or not ("://" in stores[-1] or stores[-1].startswith("/")):
         raise Refused("give store=URI, or an absolute path that every node of the cluster sees")
-    return shlex.join(["python", "-m", "orchestrator", *words, "ray.address=auto"])
+    return shlex.join([*asking, "python", "-m", "orchestrator", *words, "ray.address=auto"])
 
 
 def client() -> Any:
