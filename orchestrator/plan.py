@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from orchestrator.benchmarks import Example
+from orchestrator.cost import Placement
 from workers import plugins
 from workers.plugins import FamilyModule
 from workers.protocol import Message, Model, ModelSpec, Request, Shard
@@ -36,7 +37,8 @@ class Wanted:
 class StreamPlan:
     """One stream of measurements: all requests it is asked for, and those that are owed.
 
-    `subsets` tells for each owed request where it occurs, as `benchmark/subset`.
+    `subsets` tells for each owed request where it occurs, as `benchmark/subset`. `placements` are the kinds of
+    devices that can hold the model, the best first; none means any device as `spec.gpus` says, times unknown.
     """
 
     spec: ModelSpec
@@ -45,6 +47,7 @@ class StreamPlan:
     subsets: tuple[str, ...]
     reason: str
     shards: tuple[Shard, ...]
+    placements: tuple[Placement, ...] = ()
 
     @property
     def reused(self) -> int:
@@ -139,7 +142,9 @@ def _stream_plan(
     owed = [request for prompt in prompts for request in prompt]
     shards = tuple(
         Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, requests)
-        for number, requests in enumerate(_cut(prompts, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows))
+        for number, requests in enumerate(
+            _cut(prompts, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows)
+        )
     )
     places = tuple(asked[request.digest][1] for request in owed)
     return StreamPlan(spec, len(asked), tuple(owed), places, _reason(spec, len(asked), len(owed), earlier), shards)
@@ -154,7 +159,7 @@ def _by_prompt(requests: Iterable[Request]) -> list[list[Request]]:
 
 
 def _cut(prompts: Sequence[Sequence[Request]], shard_rows: int) -> list[tuple[Request, ...]]:
-    """At most `shard_rows` requests in a shard; those about one prompt are divided only where there are more of them."""
+    """At most `shard_rows` requests in a shard; a prompt's are divided only where there are more of them."""
     shards: list[list[Request]] = []
     for prompt in prompts:
         if not shards or len(shards[-1]) + len(prompt) > shard_rows:

@@ -93,7 +93,10 @@ def states_packed(body: Any, way: packed.PackedBody, rows: Sequence[Sequence[int
         ("GPT2", {}),
         ("Bert", {}),
         ("Roberta", {}),
-        ("ModernBert", {"local_attention": 256, "cls_token_id": 1, "sep_token_id": 2, "eos_token_id": 2, "bos_token_id": 1}),
+        (
+            "ModernBert",
+            {"local_attention": 256, "cls_token_id": 1, "sep_token_id": 2, "eos_token_id": 2, "bos_token_id": 1},
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

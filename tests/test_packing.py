@@ -39,9 +39,7 @@ def test_every_token_of_a_pass_is_new_to_exactly_one_conversation(rows: list[tup
 
 
 @given(ROWS, st.integers(1, 300), st.booleans())
-def test_passes_hold_every_row_once_within_the_budget(
-    rows: list[tuple[int, ...]], budget: int, sharing: bool
-) -> None:
+def test_passes_hold_every_row_once_within_the_budget(rows: list[tuple[int, ...]], budget: int, sharing: bool) -> None:
     found = packing.passes(rows, budget, sharing=sharing)
     assert sorted(row for rows_of in found for row in rows_of) == list(range(len(rows)))
     for rows_of in found:
@@ -58,7 +56,9 @@ def test_without_sharing_every_row_computes_all_its_tokens(rows: list[tuple[int,
     assert packed.pairs == sum(packing.ends(len(row)) for row in rows)
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(20, 60)), min_size=2, max_size=8, unique_by=lambda one: one[0]))
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(20, 60)), min_size=2, max_size=8, unique_by=lambda one: one[0])
+)
 def test_pairs_stay_together_and_a_header_of_all_keeps_nothing_together(sizes: list[tuple[int, int]]) -> None:
     """A template's header is shared by all rows: what keeps a pair in one pass is the prompt behind it."""
     header = tuple(range(1000, 1030))

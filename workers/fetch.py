@@ -42,7 +42,7 @@ def _patterns(spec: ModelSpec) -> tuple[str, ...]:
 def _from_hub(path: str, revision: str, patterns: Sequence[str]) -> None:
     """The files at the top of a repository; folders in it hold other forms of the same weights."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
     snapshot_download(path, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*"])

@@ -64,8 +64,10 @@ class CausalLM:
         self._checked = False
 
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
-        """Hidden states of the whole batch, logits of completion tokens only and in chunks; a token's logits stand one
-        position before it."""
+        """Hidden states of the whole batch, logits of completion tokens only and in chunks.
+
+        A token's logits stand one position before it.
+        """
         import torch
 
         if not self._checked:
