@@ -5,11 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -37,20 +43,64 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def growing() -> Iterator[None]:
-    """Head without GPUs; up to two nodes of one GPU each, that go after six seconds without work."""
-    from ray.cluster_utils import AutoscalingCluster
-
+def config(port: int) -> dict[str, Any]:
+    """A head without GPUs; up to two nodes of one GPU each, that go after six seconds without work."""
     node = {"resources": {"CPU": 1, "GPU": 1, "accelerator_type:L4": 1}, "node_config": {}}
-    cluster = AutoscalingCluster(
-        head_resources={"CPU": 1},
-        worker_node_types={"gpu": {**node, "min_workers": 0, "max_workers": 2}},
-        idle_timeout_minutes=0.1,
-    )
-    cluster.start()
-    yield
-    cluster.shutdown()
+    nothing: dict[str, Any] = {"auth": {}, "docker": {}, "file_mounts": {}, "cluster_synced_files": []}
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return {
+        **nothing,
+        **{f"{name}_commands": [] for name in commands},
+        "cluster_name": "growing",
+        "max_workers": 2,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": 0.1,
+        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"},
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "gpu": {**node, "min_workers": 0, "max_workers": 2},
+        },
+        "head_node_type": "ray.head.default",
+    }
+
+
+@pytest.fixture(scope="module")
+def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray's own autoscaler over nodes that are processes of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    written = tmp_path_factory.mktemp("growing") / "cluster.yaml"
+    written.write_text(json.dumps(config(port)))
+    temporary = Path(tempfile.mkdtemp(prefix="rs"))  # Ray's sockets need a short path
+    options = {"port": port, "num-cpus": 1, "temp-dir": temporary, "autoscaling-config": written}
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--include-dashboard", "false"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", "g" * 64)
+        process = subprocess.Popen(
+            [*command, "--node-ip-address", "127.0.0.1", *(f"--{name}={value}" for name, value in options.items())],
+            env={**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"},
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        patch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        try:
+            assert wait_until(lambda: listens(port), 120), "the head does not answer"
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(2)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def listens(port: int) -> bool:
+    time.sleep(0.5)
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def call(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.deploy, pytest.mark.ray, pytest.mark.timeout(400)]
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed (make test-deploy)")
 
 SUBMIT = Path("deploy", "ray", "submit.py")
-SENT = ("orchestrator", "workers", "conf")
+SENT = ("orchestrator", "workers", "conf", "deploy")
 UPLOADED = "0+uploaded"
 MIB = 1024 * 1024
 ROWS = 800
@@ -100,7 +100,7 @@ def wait_until(true: Callable[[], bool], seconds: float, otherwise: str) -> None
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this checkout that says of itself another version than the one installed on the cluster."""
     folder = tmp_path_factory.mktemp("laptop") / "checkout"
-    for name in (*SENT, "deploy"):
+    for name in SENT:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "orchestrator" / "__init__.py").write_text(f'__version__ = "{UPLOADED}"\n')
     return folder
@@ -210,8 +210,10 @@ def test_what_travels_is_code_and_configuration_under_ten_mebibytes(tmp_path: Pa
         names = package.namelist()
     assert {name.split("/")[0] for name in names} == set(SENT)
     assert "conf/secret.yaml" not in names
-    sources = {str(path.relative_to(checkout)) for path in checkout.glob("*/**/*.py")}
-    assert {name for name in sources if not name.startswith(tuple(litter))} <= set(names)
+    assert {name for name in names if name.startswith("deploy/") and not name.startswith("deploy/ray/")} == set()
+    assert "deploy/ray/with_gpus.py" in names
+    sources = {str(path.relative_to(checkout)) for name in SENT for path in (checkout / name).rglob("*.py")}
+    assert sources <= set(names)
 
 
 def test_mistakes_are_told_before_anything_travels(checkout: Path, words: list[str]) -> None:
