@@ -10,6 +10,7 @@ A sweep plans with the GPUs that it finds; on a cluster at zero it would find no
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -46,11 +47,11 @@ def ask(asked: list[dict[str, float]], seconds: float) -> None:
     import ray
     from ray.autoscaler.sdk import request_resources
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     try:
         request_resources(bundles=asked)
         deadline = time.monotonic() + seconds
-        while asked and not ray.cluster_resources().get("GPU"):
+        while asked and not ray.cluster_resources().get("GPU"):  # type: ignore[no-untyped-call]
             if time.monotonic() > deadline:
                 request_resources(bundles=[])
                 raise Refused(f"no GPU came within {seconds:.0f} s; is there quota, and a group of this kind?")
