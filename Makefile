@@ -51,7 +51,7 @@ test-deploy: $(VENV)/.installed-deploy ## the tests of deploy/: Slurm, Prometheu
 audit: ## known vulnerabilities of the pinned packages; asks the advisory service of PyPI
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venv-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 check: $(INSTALLED) ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

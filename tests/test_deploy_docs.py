@@ -101,4 +101,4 @@ def test_the_targets_exist() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "pytest -m deploy" in done.stdout
-    assert "pip-audit --requirement constraints.txt" in done.stdout
+    assert "pip-audit --strict --requirement constraints.txt" in done.stdout
