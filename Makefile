@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 DEMO := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm test-deploy audit check format wheel clean
+.PHONY: help install demo test test-vllm test-deploy bench audit check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ audit: ## known vulnerabilities of the pinned packages; asks the advisory servic
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	.venv-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+
+bench: $(INSTALLED) ## speed against the reference and vLLM, hours; BENCH="--step 60" for a first look
+	$(BIN)/python -m bench.throughput $(BENCH)
 
 check: $(INSTALLED) ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .
