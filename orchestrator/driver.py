@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from orchestrator.ahead import Ahead
 from orchestrator.demand import wanted
-from orchestrator.events import Capacity, Command, Event, Tick
+from orchestrator.events import Capacity, Command, Event, Fetch, Tick, Want
 from orchestrator.scheduler import Scheduler
 
 TICK_SECONDS = 0.5
@@ -18,7 +19,7 @@ WANT_SECONDS = 2.0
 class Pool(Protocol):
     """Where workers run. Two methods carry a run; `close` ends every worker that is left."""
 
-    def perform(self, command: Command) -> None:
+    def perform(self, command: Command | Fetch | Want) -> None:
         """Do what the scheduler said, without waiting for it."""
 
     def next_event(self, timeout: float) -> Event | None:
@@ -37,13 +38,13 @@ def run(scheduler: Scheduler, pool: Pool, observe: Callable[[Event | None], None
     The caller closes the pool, also when this raises.
     """
     scheduler.handle(Tick(time.monotonic()))
-    commands = scheduler.begin()
+    commands, ahead = scheduler.begin(), Ahead()
     told = -WANT_SECONDS
     while True:
         if scheduler.now - told >= WANT_SECONDS:
             told = scheduler.now
-            commands.append(wanted(scheduler.streams.values(), scheduler.now))
-        for command in commands:
+            pool.perform(wanted(scheduler.streams.values(), scheduler.now))
+        for command in (*commands, *ahead.watch(commands, scheduler)):
             pool.perform(command)
         if scheduler.finished:
             return

@@ -24,10 +24,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the cluster offers: its nodes, and at most so many workers at a time."""
+    """What the cluster offers: its nodes, and at most so many workers at a time; whether it `grows` when asked to."""
 
     nodes: tuple[Node, ...]
     workers: int | None = None
+    grows: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,14 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """Bring a model's files to a machine, in the background; a load there will want them. No event answers it."""
+
+    spec: ModelSpec
+    node: str
+
+
+@dataclass(frozen=True)
 class Need:
     """So many workers, each of which takes this much of one or more nodes, as in `Placement`."""
 
@@ -89,12 +98,12 @@ class Need:
 
 @dataclass(frozen=True)
 class Want:
-    """All that could be used now, for a cluster that can grow; what it does not hold, nobody needs any longer."""
+    """All that a run could use now, for a cluster that grows; more is not needed. No event answers it."""
 
     needs: tuple[Need, ...]
 
 
-Command = Start | Lint | Load | Assign | Stop | Check | Want
+Command = Start | Lint | Load | Assign | Stop | Check
 
 
 @dataclass(frozen=True)

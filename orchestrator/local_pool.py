@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.cost import CPU
 from orchestrator.events import (
@@ -13,6 +14,7 @@ from orchestrator.events import (
     Done,
     Event,
     Failed,
+    Fetch,
     Lint,
     Linted,
     Load,
@@ -20,9 +22,11 @@ from orchestrator.events import (
     Ready,
     Start,
     Stop,
+    Want,
 )
 from workers.actor import Sink, Worker
 from workers.errors import EngineError, SweepError, boundary
+from workers.fetch import fetch
 from workers.protocol import Request
 
 
@@ -35,9 +39,10 @@ class LocalPool:
         self._gpus = gpus
         self._workers: dict[int, Worker] = {}
         self._tasks: deque[tuple[int, Callable[[], Event]]] = deque()
+        self._fetching = ThreadPoolExecutor(max_workers=1)
 
-    def perform(self, command: Command) -> None:
-        """Queue the command; `Start` and `Stop` act at once. Nothing is lost here, so there is nothing to check."""
+    def perform(self, command: Command | Fetch | Want) -> None:
+        """Queue the command; `Start` and `Stop` act at once. Nothing is lost here or grows: no checks, no wants."""
         match command:
             case Start(number, spec):
                 self._workers[number] = Worker(spec, self._sink)
@@ -53,6 +58,8 @@ class LocalPool:
             case Stop(number):
                 self._workers.pop(number).close()
                 self._tasks = deque(task for task in self._tasks if task[0] != number)
+            case Fetch(spec):
+                self._fetching.submit(fetch, spec)  # what it cannot fetch, the load will miss and say
 
     def next_event(self, timeout: float) -> Event | None:
         """Run the oldest queued command and report how it ended."""
@@ -69,6 +76,7 @@ class LocalPool:
 
     def close(self) -> None:
         """Drop all weights."""
+        self._fetching.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()

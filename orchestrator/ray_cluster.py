@@ -16,10 +16,11 @@ from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
-from orchestrator.cost import CPU
+from orchestrator.cluster import of_ray
+from orchestrator.cost import CPU, Offer
 from orchestrator.events import Node, NodeDraining, NodeJoined, NodeLost
 from orchestrator.paths import PACKAGE
 from workers.errors import InputError, first_line
@@ -43,6 +44,10 @@ LOOK_SECONDS = 1.0
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a gRPC client says first: HTTP/2's preface and an empty SETTINGS frame, which a server answers with its own."""
 
+LABEL = "accelerator_type:"
+"""How the resource begins by which Ray tells the kind of a machine's GPUs."""
+
+Answer = TypeVar("Answer")
 NodeEvent = NodeJoined | NodeDraining | NodeLost
 
 
@@ -99,6 +104,17 @@ def cluster_gpus(address: str) -> int:
     return int(_resources().get("GPU", 0))
 
 
+def cluster_devices(address: str) -> tuple[Offer, ...]:
+    """What a running cluster, which this joins, offers to the planner."""
+    connect(address)
+    return _offers(_resources())
+
+
+def _offers(resources: Mapping[str, float]) -> tuple[Offer, ...]:
+    labels = {name.removeprefix(LABEL): count for name, count in resources.items() if name.startswith(LABEL)}
+    return of_ray(labels, int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))
+
+
 def _resources() -> dict[str, float]:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources
@@ -152,15 +168,19 @@ def changes(before: Machines, after: Machines, now: float) -> list[NodeEvent]:
 
 
 class Watch:
-    """Looks at the machines now and then, and tells what has changed."""
+    """Looks at the machines now and then, and tells what has changed.
 
-    def __init__(self) -> None:
+    `kinds`: the planner was told by Ray's labels which GPUs there are, so the machines are named by them too.
+    """
+
+    def __init__(self, kinds: bool) -> None:
+        self._kinds = kinds
         self._seen = Machines({}, {}, {})
         self._looked = -inf
 
     def nodes(self) -> tuple[Node, ...]:
         """The machines that can be used now; they are known from here on."""
-        self._seen = machines()
+        self._seen = machines(self._kinds)
         self._looked = time.monotonic()
         return tuple(node for name, node in self._seen.alive.items() if name not in self._seen.leaving)
 
@@ -173,18 +193,20 @@ class Watch:
         return changes(before, self._seen, time.time())
 
 
-def machines() -> Machines:
+def machines(kinds: bool) -> Machines:
     """How Ray sees its machines now."""
     table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = {state["NodeID"]: _node(state) for state in table if state["Alive"]}
-    deaths = {state["NodeID"]: str(state.get("DeathReasonMessage") or "gone") for state in table if not state["Alive"]}
+    alive = {state["NodeID"]: _node(state, kinds) for state in table if state["Alive"]}
+    deaths = {state["NodeID"]: state.get("DeathReasonMessage") or "gone" for state in table if not state["Alive"]}
     return Machines(alive, inside(_leaving), deaths)
 
 
-def _node(state: Mapping[str, Any]) -> Node:
-    """A machine as Ray tells of it; Ray's label does not tell an A100 of 40 GB from one of 80."""
-    cpus, gpus = (int(state["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
-    return Node(state["NodeID"], cpus, gpus, "" if gpus else CPU)
+def _node(state: Mapping[str, Any], kinds: bool) -> Node:
+    """A machine as Ray tells of it; GPUs under a label that is not known are of any kind."""
+    resources: Mapping[str, float] = state["Resources"]
+    cpus, gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
+    kind = _offers(resources)[0].kind if kinds or not gpus else ""
+    return Node(state["NodeID"], cpus, gpus, "" if gpus and kind == CPU else kind)
 
 
 def _leaving() -> dict[str, float]:
@@ -198,9 +220,19 @@ def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
     inside(request_resources, None, [dict(bundle) for bundle in bundles])
 
 
-def inside[Answer](function: Callable[..., Answer], *arguments: Any) -> Answer:
-    """Call what only a member of the cluster can: here, or in a task of it where this process is a client (`ray://`)."""
-    if not client.is_connected():
+def grows() -> bool:
+    """Whether an autoscaler has told the cluster what it may become."""
+    return inside(_largest) is not None
+
+
+def _largest() -> dict[str, int] | None:
+    found: dict[str, int] | None = cluster_state.get_max_resources_from_cluster_config()
+    return found
+
+
+def inside(function: Callable[..., Answer], *arguments: Any) -> Answer:
+    """Call what only members of the cluster can: here, or in a task of it where this is a client (`ray://`)."""
+    if not client.is_connected():  # type: ignore[no-untyped-call]
         return function(*arguments)
     answer: Answer = ray.get(ray.remote(function).options(num_cpus=0).remote(*arguments), timeout=ANSWER_SECONDS)
     return answer

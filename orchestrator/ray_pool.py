@@ -1,7 +1,7 @@
 """A pool on Ray: every worker is an actor process of its own, on the nodes that the scheduler names.
 
-`ray_cluster` joins the cluster and watches its machines; `parcels` keeps texts in its object store. docs/running-on-ray.md
-explains how all of it maps to Ray.
+`ray_cluster` joins the cluster and watches its machines, `parcels` keeps texts in its object store;
+docs/running-on-ray.md explains how all of it maps to Ray.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import os
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.cost import GPUS
 from orchestrator.events import (
     Assign,
     Capacity,
@@ -22,6 +23,7 @@ from orchestrator.events import (
     Done,
     Event,
     Failed,
+    Fetch,
     GpuChecked,
     Lint,
     Linted,
@@ -34,9 +36,10 @@ from orchestrator.events import (
     Want,
 )
 from orchestrator.parcels import ParcelWorker, Texts
-from orchestrator.ray_cluster import Watch, ask_for, connect
+from orchestrator.ray_cluster import LABEL, Watch, ask_for, connect, grows
 from workers.actor import Sink
 from workers.errors import EngineError, SweepError, first_line
+from workers.fetch import fetch
 from workers.protocol import Request
 
 # isort: split
@@ -65,21 +68,27 @@ class RayPool:
     """Actors on an embedded or a remote Ray cluster."""
 
     def __init__(
-        self, sink: Sink, requests: Mapping[str, Sequence[Request]], address: str, workers: int | None
+        self,
+        sink: Sink,
+        requests: Mapping[str, Sequence[Request]],
+        address: str,
+        workers: int | None,
+        log: Mapping[str, str] | None = None,
     ) -> None:
         self._workers = workers
         self._actors: dict[int, Actor] = {}
         self._tasks: dict[Any, Lint | Load | Assign | Check] = {}
         self._happened: deque[Event] = deque()
-        self._watch = Watch()
-        self._grows = bool(address)
+        self._watch = Watch(kinds=bool(address))
         self._wanted = Want(())
         connect(address)
+        self._grows = bool(address) and grows()
         self._requests = requests
         self._texts = Texts(requests.values(), ray.put)
         self._sink = sink
+        self._log = log
 
-    def perform(self, command: Command) -> None:
+    def perform(self, command: Command | Fetch | Want) -> None:
         """Send the command to its actor."""
         match command:
             case Start():
@@ -96,9 +105,9 @@ class RayPool:
             case Stop(number):
                 self._end(number)
             case Check(node):
-                there = NodeAffinitySchedulingStrategy(node, soft=False)
-                check = ray.remote(_gpus_answer).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-                self._tasks[check.remote()] = command
+                self._tasks[_on(node, _gpus_answer)] = command
+            case Fetch(spec, node):
+                _on(node, fetch, spec)  # nobody waits for it: what it cannot fetch, the load will miss and say
             case Want():
                 self._ask_for(command)
 
@@ -116,7 +125,7 @@ class RayPool:
             num_cpus=0 if placement.gpus else 1,
             scheduling_strategy=where,
         )
-        return Actor(options.remote(command.spec, self._sink), group)
+        return Actor(options.remote(command.spec, self._sink, self._log), group)
 
     def _end(self, number: int) -> None:
         """End a worker's process, if it is still there, and free what it held; nothing more is heard of it."""
@@ -170,7 +179,7 @@ class RayPool:
 
     def capacity(self) -> Capacity:
         """The cluster's nodes, at most the configured number of workers."""
-        return Capacity(self._watch.nodes(), self._workers)
+        return Capacity(self._watch.nodes(), self._workers, self._grows)
 
     def close(self) -> None:
         """Kill the actors, want nothing more, and leave the cluster; an embedded one ends."""
@@ -180,20 +189,27 @@ class RayPool:
         ray.shutdown()
 
 
+def _on(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """A task on one node, which takes no place there."""
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote(*arguments)
+
+
 def _group(gpus: float, nodes: Sequence[str]) -> PlacementGroup:
     """GPUs that are had together or not at all: on one node, or the same number on each of several."""
-    return placement_group(
+    group: PlacementGroup = placement_group(
         [{"GPU": gpus / len(nodes)} for _ in nodes],
         strategy="STRICT_PACK" if len(nodes) == 1 else "STRICT_SPREAD",
         bundle_label_selector=[{NODE_LABEL: node} for node in nodes],
     )
+    return group
 
 
 def _bundles(need: Need) -> list[dict[str, float]]:
     """What the autoscaler is asked for: a bundle for each node of each worker."""
     if not need.gpus:
         return [{"CPU": 1.0}] * need.workers
-    label = {f"accelerator_type:{need.kind.partition('-')[0]}": SOME} if need.kind else {}
+    label = {f"{LABEL}{GPUS[need.kind].ray}": SOME} if need.kind else {}
     return [{"GPU": need.gpus / need.nodes, **label}] * (need.nodes * need.workers)
 
 

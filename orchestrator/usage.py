@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.cost import CPU, GPUS
+
 OVERVIEW = """\
 rewardsweep: evaluate reward models on preference benchmarks; the same score every time, and proof of why.
 
@@ -18,6 +20,7 @@ usage: rewardsweep VERB [key=value ...]
   compare      test whether two models differ on the same rows, and where
   correlate    set a leaderboard beside results of your own, such as what a policy gained from a reward model
   site         write leaderboards, models and comparisons as a folder of pages
+  timeline     draw what every GPU did when, as a page and a picture
   import       take in results of the reference, as rows marked `imported`
   export       write results as the reference does, and metadata for model cards
   check        score ten rows of one model in every way: alone, in a batch, in each engine
@@ -55,6 +58,14 @@ WHERE = """\
   workers=N                 at most N workers at a time
   pool=local                one worker in this process, without Ray
   device=auto               auto, cpu or cuda
+  log=text                  text, or json: every line on standard error an object
+"""
+
+CLUSTER = f"""\
+  gpus=64 gpu=A100-80G      a cluster to plan for; gpus=0: CPUs alone; gpu is one of
+                            {", ".join(name for name in GPUS if name != CPU)}
+  gpu={{A100-80G:48,L40S-48G:16}} node_gpus=8  a cluster of several kinds; the GPUs of a node
+  dollars={{A100-80G:1.8}}    prices an hour in place of list prices
 """
 
 VERBS = {
@@ -63,7 +74,7 @@ VERBS = {
 rewardsweep run: score what the store does not have yet, then print the leaderboard.
 
 Stop it at any time (Ctrl-C, a kill, a power cut) and run the same command again: it goes on where it was.
--m runs one job for each combination of comma-separated values.
+-m runs one job for each combination of comma-separated values, all as one sweep, and compares their models.
 """,
         SELECTION + STORE.replace("csv or", "csv, latex or") + WHERE,
         """\
@@ -74,12 +85,16 @@ examples
 """,
     ),
     "plan": (
-        "rewardsweep plan: say what `run` would score, in how many shards, and why. Nothing is written or loaded.\n",
-        SELECTION + STORE,
+        """\
+rewardsweep plan: say what `run` would score, and why; on which devices, how long it takes and what it costs. Nothing is
+written or loaded. With gpus= or gpu= it plans for a cluster that you describe, and asks no model hub: models that are
+not on this machine are planned by their files.
+""",
+        SELECTION + STORE + CLUSTER,
         """\
 examples
-  rewardsweep plan suite=baselines
-  rewardsweep plan 'model=[longest,random]' benchmarks=[rewardbench] data.rewardbench=filtered.parquet
+  rewardsweep plan suite=rewardbench-v1 gpus=64 gpu=A100-80G
+  rewardsweep plan suite=all 'gpu={A100-80G:48,L40S-48G:16}' 'dollars={A100-80G:1.8}' output=markdown
   rewardsweep plan +models.mine.path=./my-checkpoint +models.mine.family=scalar output=json
 """,
     ),
@@ -107,7 +122,7 @@ examples
 """,
     ),
     "status": (
-        "rewardsweep status: say which runs a store has seen, how they ended, what is missing and what failed.\n",
+        "rewardsweep status: say which runs a store has seen, how the latest stands, what is missing, what failed.\n",
         STORE,
         """\
 examples
@@ -205,6 +220,17 @@ examples
   rewardsweep site public store=scores
   rewardsweep site public store=s3://bucket/nightly benchmarks=[rewardbench]
   rewardsweep site public store=scores rule=rewardbench-v1-prior-sets
+""",
+    ),
+    "timeline": (
+        "rewardsweep timeline: draw what each GPU did, timeline-RUN.html and .png in this folder: timeline [RUN]\n",
+        PLACE
+        + "  output=text               html or png: only that; json, csv or markdown: print the bars as records\n",
+        """\
+examples
+  rewardsweep timeline store=scores
+  rewardsweep timeline store=s3://bucket/nightly output=html
+  rewardsweep timeline 20260131T235959-3f2a9c store=scores
 """,
     ),
     "import": (
