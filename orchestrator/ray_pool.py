@@ -174,6 +174,8 @@ class RayPool:
         except ray.exceptions.RayTaskError as error:
             cause = _cause(error)
             return Lost(command.worker, str(cause), gpu=True) if _broken(cause) else Failed(command.worker, cause)
+        except ray.exceptions.ActorUnavailableError as error:  # its machine, not its process: Ray knows of that one
+            return Lost(command.worker, first_line(error), preempted=True)
         except ray.exceptions.RayError as error:
             return Lost(command.worker, _death(error), bool(getattr(error, "preempted", False)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,12 @@ from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+HEALTH = {
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""Ray misses a machine after seconds, not half a minute."""
 STORE_BYTES = 100 * 2**20
 PREEMPTION = 2
 """`DRAIN_NODE_REASON_PREEMPTION` of Ray's protocol."""
@@ -29,7 +36,7 @@ class Machines:
     """
 
     def __init__(self, **settings: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **HEALTH, **settings}
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tests.cluster"],
             env=environment,
@@ -40,7 +47,9 @@ class Machines:
             start_new_session=True,
         )
         self.nodes: dict[str, int] = {}
-        self.address: str = self._answer()["address"]
+        found = self._answer()
+        self.address: str = found["address"]
+        self.client: str = found["client"]
 
     def __enter__(self) -> Machines:
         return self
@@ -117,10 +126,14 @@ def main() -> None:
     from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     client = GcsClient(address=cluster.address)
     nodes: dict[str, Any] = {}
-    print(json.dumps({"address": cluster.address}), flush=True)  # noqa: T201
+    print(json.dumps({"address": cluster.address, "client": f"ray://127.0.0.1:{port}"}), flush=True)  # noqa: T201
     for line in sys.stdin:
         asked, answer = json.loads(line), {}
         match asked["do"]:

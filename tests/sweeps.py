@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.stores import open_store
+from orchestrator.stores.parquet import read_part
 from tests.conftest import ROOT
 
 
@@ -49,6 +51,12 @@ def account(store: Path) -> dict[str, Any]:
     runs = json.loads(output("status", f"store={store}", "output=json"))["runs"]
     found: dict[str, Any] = runs[-1]["account"]
     return found
+
+
+def stored_rows(store: Path) -> int:
+    """Rows of all parts, those that are there twice too."""
+    opened = open_store(str(store))
+    return sum(len(read_part(opened.load(path) or b"", path)[0]) for path in opened.list("measurements"))
 
 
 def check(sweep: Sweep, store: Path) -> None:
