@@ -8,9 +8,12 @@ from collections.abc import Iterable
 from orchestrator.events import Need, Want
 from orchestrator.streams import StreamState
 
+MACHINE_SECONDS = 120.0
+"""What a provider takes to start a machine, at least."""
+
 
 def wanted(streams: Iterable[StreamState], now: float) -> Want:
-    """The workers that run, and those that would compute for at least as long as they load.
+    """The workers that run, and those that would compute for at least as long as they keep one waiting.
 
     A stream whose times are unknown gets one until something was measured. Nothing is wanted for what has its fate.
     """
@@ -29,6 +32,5 @@ def _useful(stream: StreamState, now: float) -> int:
         return 0
     if not stream.timed or stream.spec.endpoint:
         return 1
-    load = stream.load_seconds(stream.options[0])
-    pays = stream.work(now) / load if load > 0 else float(stream.waiting)
-    return max(1, min(stream.waiting + len(stream.crew), int(pays)))
+    before = max(MACHINE_SECONDS, stream.load_seconds(stream.options[0]))
+    return max(1, min(stream.waiting + len(stream.crew), int(stream.work(now) / before)))

@@ -5,6 +5,7 @@ With an empty address Ray runs embedded, for this process alone; otherwise the w
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -33,8 +34,12 @@ if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or (Path.home() /
 
 import ray
 import ray.exceptions
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._private.state import state as cluster_state
 from ray.autoscaler.sdk import request_resources
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get as internal_kv_get
 from ray.util.client import ray as client
 
 CONNECT_SECONDS = 10.0
@@ -46,6 +51,7 @@ USED = 0.8
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a gRPC client says first: HTTP/2's preface and an empty SETTINGS frame, which a server answers with its own."""
 
+MADE_UP = "node_"
 LABEL = "accelerator_type:"
 """How the resource begins by which Ray tells the kind of a machine's GPUs."""
 
@@ -223,13 +229,16 @@ def ask_for(bundles: Sequence[Mapping[str, float]]) -> None:
 
 
 def grows() -> bool:
-    """Whether an autoscaler has told the cluster what it may become."""
-    return inside(_largest) is not None
+    """Whether an autoscaler starts machines here; without one Ray makes up a type of node for each that joins."""
+    return any(not name.startswith(MADE_UP) for name in inside(_node_types))
 
 
-def _largest() -> dict[str, int] | None:
-    found: dict[str, int] | None = cluster_state.get_max_resources_from_cluster_config()
-    return found
+def _node_types() -> set[str]:
+    if is_autoscaler_v2():
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+        return {node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)}
+    status = json.loads(internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+    return set(((status.get("autoscaler_report") or {}).get("node_type_mapping") or {}).values())
 
 
 def inside(function: Callable[..., Answer], *arguments: Any) -> Answer:

@@ -135,15 +135,15 @@ def test_a_node_that_is_drained_is_left_in_time(words: tuple[str, ...], three: M
 
 
 def test_a_gpu_that_fails_is_not_used_again(
-    words: tuple[str, ...], cluster: Machines, tmp_path: Path, checkpoint: Callable[..., Path]
+    words: tuple[str, ...], three: Machines, tmp_path: Path, checkpoint: Callable[..., Path]
 ) -> None:
-    names = [cluster.add(cpus=0, gpus=1) for _ in range(2)]
+    names = [three.add(cpus=0, gpus=1) for _ in range(2)]
     model = (f"{MODEL}.path={checkpoint('llama')}", "models.chaotic.engine=tests.gpu_engine", f"{MODEL}.dtype=float32")
-    said = faulty(words, cluster, tmp_path, "cuda", *model, "device=cuda", f"{MODEL}.options.pause=0.3")
+    said = faulty(words, three, tmp_path, "cuda", *model, "device=cuda", f"{MODEL}.options.pause=0.3")
     assert "CUDA error" in said
     assert "its GPUs do not work" in said, "this machine has no GPU, so the check must find so"
     for name in names:
-        cluster.kill(name)
+        three.kill(name)
 
 
 def test_a_model_that_never_loads_is_reported_and_harms_no_other(
