@@ -136,7 +136,7 @@ def _speed(
     """How many times as long theirs takes; `under` is the field of ours where it is another."""
     seconds = f"{_seconds(records, *theirs, field=field)} / {_seconds(records, *ours, field=under or field)}"
     ratio = records.ratio(theirs, ours, field, under)
-    return Figure(name, goal, ratio, "x", f"{seconds} s", f"{COMMAND} {theirs[0]}")
+    return Figure(name, goal, ratio, "x", f"{seconds} s" if ratio else "", f"{COMMAND} {theirs[0]}")
 
 
 def sides(records: Records, models: Sequence[str]) -> list[tuple[str, ...]]:

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 WRONG_INPUT = 2
 WAIT_SECONDS = float(os.environ.get("REWARDSWEEP_GPU_WAIT", "3600"))
@@ -43,7 +43,7 @@ def bundles(wanted: Sequence[str]) -> list[dict[str, float]]:
 
 
 def ask(asked: list[dict[str, float]], seconds: float) -> None:
-    """Tell the autoscaler what must be there, nothing for an empty list; wait until the first GPUs are."""
+    """Tell the autoscaler what must be there, nothing for an empty list; wait until the first of it is."""
     import ray
     from ray.autoscaler.sdk import request_resources
 
@@ -51,13 +51,18 @@ def ask(asked: list[dict[str, float]], seconds: float) -> None:
     try:
         request_resources(bundles=asked)
         deadline = time.monotonic() + seconds
-        while asked and not ray.cluster_resources().get("GPU"):  # type: ignore[no-untyped-call]
+        while asked and not _some_fit(asked, ray.cluster_resources()):  # type: ignore[no-untyped-call]
             if time.monotonic() > deadline:
                 request_resources(bundles=[])
                 raise Refused(f"no GPU came within {seconds:.0f} s; is there quota, and a group of this kind?")
             time.sleep(POLL_SECONDS)
     finally:
         ray.shutdown()
+
+
+def _some_fit(asked: Sequence[dict[str, float]], there: Mapping[str, float]) -> bool:
+    """Whether a bundle of what was asked for is there, its kind of GPU included."""
+    return any(all(there.get(name, 0.0) >= count for name, count in bundle.items()) for bundle in asked)
 
 
 def run(command: Sequence[str]) -> int:
