@@ -50,6 +50,7 @@ CONFIG = {
     },
     **{name: {} for name in EMPTY},
     **{f"{name}_commands": [] for name in NOTHING},
+    "cluster_synced_files": [],
 }
 
 
