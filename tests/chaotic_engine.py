@@ -20,7 +20,7 @@ from workers.protocol import ModelSpec, Output, Request
 
 NEEDS_WEIGHTS = False
 KINDS = ("reward",)
-MEMORY = 2 * 2**30
+MEMORY = 4 * 2**30
 WAIT_SECONDS = 60
 
 __all__ = ["KINDS", "NEEDS_WEIGHTS", "PACKAGES", "VERSION", "lint", "load", "shown", "token_hashes"]

@@ -1,4 +1,7 @@
-"""Real faults on a real cluster of three nodes: processes, machines and GPUs go; the results stay the same."""
+"""Real faults on a real cluster of three nodes: processes, machines and GPUs go; the results stay the same.
+
+`REWARDSWEEP_RAY_FAULTS=1` runs the further ones: memory, stores, two drivers, a client.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 ROWS = 120
 MODEL = "+models.chaotic"
 NODES = 3
+further = pytest.mark.skipif("REWARDSWEEP_RAY_FAULTS" not in os.environ, reason="set REWARDSWEEP_RAY_FAULTS=1")
 CLIENT_ATTEMPTS = 4
 """Ray forks the server of a client beside gRPC's threads, and now and then the child ends at once."""
 
@@ -68,6 +72,7 @@ def disturbed(sweep: Sweep, cluster: Machines, store: Path, disturb: Callable[[]
     return said
 
 
+@further
 def test_a_client_of_the_cluster_sweeps_too(words: tuple[str, ...], three: Machines, tmp_path: Path) -> None:
     sweep = undisturbed(words, tmp_path / "alone")
     line = sweeps.command("run", *sweep.words, f"ray.address={three.client}", f"store={tmp_path / 'store'}")
@@ -84,12 +89,13 @@ def test_a_process_that_is_killed_costs_one_retry(words: tuple[str, ...], three:
     assert "lost" in said
 
 
+@further
 def test_a_process_that_takes_too_much_memory_is_ended_by_ray(words: tuple[str, ...], tmp_path: Path) -> None:
     facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, free = (int(facts[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    if free < 3 * MEMORY:
-        pytest.skip(f"needs {3 * MEMORY / 2**30:.0f} GB of free memory")
-    threshold = 1 - (free - MEMORY / 2) / total
+    if free < 2 * MEMORY:
+        pytest.skip(f"needs {2 * MEMORY / 2**30:.0f} GB of free memory")
+    threshold = 1 - (free - 0.75 * MEMORY) / total  # the cluster itself, and others, need some of it
     with Machines(RAY_memory_usage_threshold=f"{threshold:.4f}", RAY_memory_monitor_refresh_ms="100") as machines:
         for _ in range(2):
             machines.add()
@@ -106,7 +112,7 @@ def faulty(words: tuple[str, ...], cluster: Machines, folder: Path, fault: str, 
 
 
 def test_a_node_that_is_lost_costs_no_attempt(words: tuple[str, ...], three: Machines, tmp_path: Path) -> None:
-    sweep = undisturbed((*words, f"{MODEL}.options.pause=0.8"), tmp_path / "alone")
+    sweep = undisturbed((*words, f"{MODEL}.options.pause=0.5"), tmp_path / "alone")
     names = set(three.nodes)
 
     def kill() -> None:
@@ -178,6 +184,7 @@ def test_a_driver_that_is_killed_leaves_no_actor_and_resumes(
     sweeps.check(sweep, store)
 
 
+@further
 def test_a_store_that_refuses_stops_the_run_and_the_next_one_ends_it(
     words: tuple[str, ...], three: Machines, tmp_path: Path
 ) -> None:
@@ -196,6 +203,7 @@ def test_a_store_that_refuses_stops_the_run_and_the_next_one_ends_it(
     sweeps.check(sweep, store)
 
 
+@further
 def test_a_store_that_is_full_stops_the_run_and_the_next_one_ends_it(
     words: tuple[str, ...], three: Machines, tmp_path: Path
 ) -> None:
@@ -215,6 +223,7 @@ def test_a_store_that_is_full_stops_the_run_and_the_next_one_ends_it(
         subprocess.run(["umount", str(store.parent)], check=True)
 
 
+@further
 def test_two_drivers_that_score_the_same_do_no_harm(words: tuple[str, ...], three: Machines, tmp_path: Path) -> None:
     sweep, store = undisturbed((*words, f"{MODEL}.options.pause=0.1"), tmp_path / "alone"), tmp_path / "store"
     line = sweeps.command("run", *sweep.words, f"ray.address={three.address}", f"store={store}")
