@@ -123,7 +123,7 @@ def main() -> None:
 
     # isort: split
     import ray._private.ray_constants as constants
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
     from ray.cluster_utils import Cluster
 
     with socket.socket() as probe:
@@ -149,7 +149,7 @@ def main() -> None:
                 accepted, why = client.drain_node(asked["node"], PREEMPTION, "a test takes it away", deadline)
                 answer = {"accepted": accepted, "why": why}
         print(json.dumps(answer), flush=True)  # noqa: T201
-    cluster.shutdown()
+    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Seen(RayPool):
 
     def next_event(self, timeout: float) -> Event | None:
         event = super().next_event(timeout)
-        self.free.append(ray.available_resources().get("GPU", 0.0))
+        self.free.append(ray.available_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
         return event
 
     def groups(self) -> list[str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests import sweeps
+from tests.conftest import ROOT
 from tests.sweeps import Sweep
 
 pytestmark = [
@@ -66,7 +67,7 @@ def growing(tmp_path: Path) -> Iterator[Path]:
             **os.environ,
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "RAY_FAKE_CLUSTER": "1",
-            "PYTHONPATH": str(sweeps.ROOT),
+            "PYTHONPATH": str(ROOT),
         },
         start_new_session=True,
         stdout=subprocess.DEVNULL,
