@@ -14,14 +14,15 @@ import argparse
 import resource
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 from orchestrator import watch
 from orchestrator.config import Settings
 from orchestrator.cost import Placement
 from orchestrator.driver import Pool
-from orchestrator.events import Capacity, Command, Done, Event, Fetch, Ready, Want
+from orchestrator.events import Assign, Capacity, Command, Done, Event, Fetch, Ready, Want
 from orchestrator.plan import Plan, StreamPlan
 from orchestrator.ray_pool import RayPool
 from orchestrator.stores import open_store
@@ -47,9 +48,13 @@ class Metered:
     done: int = 0
     first: float = 0.0
     last: float = 0.0
+    given: dict[int, float] = field(default_factory=dict)
+    between: list[float] = field(default_factory=list)
 
     def perform(self, command: Command | Fetch | Want) -> None:
-        """Pass it on."""
+        """Pass it on; note when a shard is given."""
+        if isinstance(command, Assign):
+            self.given[command.worker] = time.perf_counter()
         self.pool.perform(command)
 
     def next_event(self, timeout: float) -> Event | None:
@@ -60,6 +65,7 @@ class Metered:
             self.first = self.first or now
         if isinstance(event, Done):
             self.busy += event.report.seconds
+            self.between.append(now - self.given[event.worker] - event.report.seconds)
             self.done += 1
             self.last = now
             if self.done % max(1, self.shards // REPORTS) == 0:
@@ -153,6 +159,7 @@ def measure(gpus: int, shards: int, seconds: float, folder: str) -> float:
     print(
         f"busy: {meter.busy / (gpus * whole):.1%} from the first command, {meter.busy / (gpus * computing):.1%} since"
     )
+    print(f"from giving a shard to hearing of it, without the engine: {1000 * median(meter.between):.1f} ms (median)")
     print(f"driver: {used:.1f} s of CPU, {1000 * used / meter.done:.2f} ms a shard, {_resident():.0f} MB")
     assert not any(stream.left_rows for stream in scheduler.streams.values())
     return meter.busy / (gpus * computing)
