@@ -23,6 +23,7 @@ from orchestrator.stores import Store
 from orchestrator.stores.parquet import check_keys, read_part
 from workers import plugins
 from workers.errors import StoreError, SweepError
+from workers.fetch import fetch, local
 from workers.protocol import Measurement, ModelSpec, Request, digest
 
 ALL = 10**9
@@ -205,7 +206,8 @@ def _token_problems(store: Store, spec: ModelSpec | None, known: Mapping[str, Re
     sample = random.Random(spec.fingerprint).sample(rows, min(SAMPLE, len(rows)))
     try:
         engine = plugins.resolve("workers.engines", spec.engine)
-        hashes = engine.token_hashes(spec, [known[row.request] for row in sample])
+        fetch(spec, weights=False)
+        hashes = engine.token_hashes(local(spec), [known[row.request] for row in sample])
     except (SweepError, ImportError) as error:
         say(f"note: {spec.name}: its tokens cannot be rendered here, so they were not checked ({error})")
         return 0, []

@@ -18,6 +18,8 @@ from orchestrator.rates import FEWEST, Rates, calibrated
 from orchestrator.records import Run
 from orchestrator.spent import Spent, spent
 from orchestrator.stores import Held, Store
+from workers import buckets
+from workers.fetch import is_here
 from workers.protocol import Model, ModelSpec
 
 
@@ -73,6 +75,8 @@ def _has_weights(spec: ModelSpec) -> bool:
 
 
 def _weights_here(spec: ModelSpec) -> bool:
+    if buckets.is_bucket(spec.path):
+        return is_here(spec)
     names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     return any(cached(spec.path, name, spec.revision) for name in names)
 
