@@ -153,6 +153,13 @@ class TransformersEngine:
         else:
             answers, padded = self._head.read(rows, self._inputs(rows)), len(rows) * max(len(row.ids) for row in rows)
         lengths = [len(row.ids) for row in rows]
+        for place, answer in enumerate(answers):
+            if answer.written is not None:  # the last token is not computed on
+                new = len(answer.written)
+                lengths[place] += max(0, new - 1)
+                padded += max(0, new - 1)
+                self._work["written_tokens"] = self._work.get("written_tokens", 0) + new
+                self._work["flops"] += self._cost.of(0, 0, new)
         return answers, self._count(rows, padded, sum(lengths), sum(map(packing.ends, lengths)))
 
     def _count(self, rows: Sequence[Rendered], computed: int, needed: int, pairs: int) -> int:
