@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from workers.errors import ModelError, boundary
+from workers.errors import ModelError, UnavailableError, boundary
 from workers.protocol import ModelSpec
 
 TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -23,10 +23,11 @@ PICKLED, CODE = ("*.bin",), ("*.py",)
 def fetch(spec: ModelSpec) -> float:
     """Bring the checkpoint's files and its tokenizer's to this machine; the seconds that it took.
 
-    `ModelError` where the hub does not give them. A folder of this machine is used where it lies.
+    `ModelError` where the hub does not give them, `UnavailableError` where it does not answer now. A folder of this
+    machine is used where it lies.
     """
     started = time.perf_counter()
-    with boundary(ModelError, f"model {spec.name!r}: cannot fetch {spec.path}"):
+    with boundary(ModelError, f"model {spec.name!r}: cannot fetch {spec.path}", UnavailableError):
         if spec.revision is not None:
             _from_hub(spec.path, spec.revision, _patterns(spec))
         if spec.tokenizer is not None and spec.tokenizer_revision is not None:
