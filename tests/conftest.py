@@ -104,7 +104,7 @@ def write_pairs(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(params=["folder", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ParquetStore:
-    """A fresh store: in a folder with an awkward name, or in fsspec's memory."""
+    """A fresh store: in a folder with an awkward name, or as objects in memory."""
     uri = str(tmp_path / "a b [1] *ü #%20") if request.param == "folder" else f"memory://{uuid.uuid4().hex}"
     return ParquetStore(uri, {"rewardsweep": "1.0", "host": "ü"})
 

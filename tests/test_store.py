@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.stores import SCHEMA, Stream, open_store, parquet
+from orchestrator.stores import SCHEMA, Stream, folder, open_store, parquet
 from orchestrator.stores.parquet import ParquetStore, check_keys, read_part
 from tests.conftest import ROOT
 from workers.errors import StoreError
@@ -237,7 +237,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
     local.save("models/x.json", b"old")
     with monkeypatch.context() as patch:
-        patch.setattr(parquet if broken == "open" else os, broken, fail, raising=broken != "open")
+        patch.setattr(folder if broken == "open" else os, broken, fail, raising=broken != "open")
         for attempt in (lambda: local.save("models/x.json", b"new"), lambda: local.write(SPEC, ROWS, {})):
             with pytest.raises((StoreError, KeyboardInterrupt)) as caught:
                 attempt()
@@ -251,7 +251,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
 WRITER = """
 import io, os, random, signal, sys
-from orchestrator.stores import open_store, parquet
+from orchestrator.stores import folder, open_store
 from tests.test_store import SPEC, row
 
 seed = int(sys.argv[2])
@@ -267,7 +267,7 @@ class Stream(io.FileIO):
         super().write(content[: int(len(content) * share)])
         os.kill(os.getpid(), signal.SIGKILL)
 
-parquet.open = Stream
+folder.open = Stream
 for part in range(8):
     open_store(sys.argv[1]).write(SPEC, [row(seed * 1000 + part * 10 + number) for number in range(10)], {})
     print("written", flush=True)

@@ -54,6 +54,21 @@ class Store(Protocol):
     def save(self, path: str, content: bytes) -> str:
         """Replace a small file, whole or not at all; its full path."""
 
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a small file that is not there yet; False where it is. Of many that try at once, one succeeds.
+
+        `content` must name its writer: after a lost answer it tells whose file it is.
+        """
+
+    def replace(self, path: str, content: bytes, expected: bytes) -> bool:
+        """Write a small file if its content is `expected`; False where it is not, or where another was faster."""
+
+    def remove(self, path: str) -> None:
+        """Remove a small file, whatever it holds; one that is not there is no error."""
+
+    def check_exclusive(self) -> None:
+        """Make sure that `create` and `replace` exclude here; `StoreError` where they do not."""
+
     def load(self, path: str) -> bytes | None:
         """A small file's content, None where there is none."""
 

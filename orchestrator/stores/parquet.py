@@ -1,4 +1,4 @@
-"""Parquet parts on any filesystem that fsspec knows: a folder, s3://, gs://, memory://.
+"""Parquet parts in a folder or a bucket.
 
     store.json                                  schema version
     measurements/<fingerprint>/<sha256>.parquet  one part; its name is the hash of its bytes
@@ -16,18 +16,18 @@ import hashlib
 import io
 import json
 import math
-import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.stores import SCHEMA, Stream
+from orchestrator.stores.files import Entry, open_files
 from workers.errors import StoreError, first_line
 from workers.protocol import Measurement, ModelSpec, measurement_key
 
@@ -49,17 +49,16 @@ FOOTER = b"rewardsweep"
 
 
 class ParquetStore:
-    """See the module; every method raises `StoreError` with the path and the system's reason."""
+    """See the module; every method raises `StoreError` with the path, the reason and the remedy."""
 
     def __init__(self, uri: str, facts: Mapping[str, str]) -> None:
-        self.uri = uri
+        self.uri = re.sub(r"(?<=[^:/])/+$", "", uri)
         self._facts = dict(facts)
-        try:
-            self._fs, root = fsspec.core.url_to_fs(uri)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"store={uri}: {error}; give a folder, s3://, gs:// or memory://") from error
-        self._root = root.rstrip("/")
-        self._local = "file" in self._fs.protocol
+        self._files = open_files(self.uri)
+
+    def __reduce__(self) -> tuple[type[ParquetStore], tuple[str, dict[str, str]]]:
+        """A store travels as its address: connections and credentials are each process's own."""
+        return ParquetStore, (self.uri, self._facts)
 
     def prepare(self) -> None:
         """Write the schema's version, or check it."""
@@ -68,10 +67,10 @@ class ParquetStore:
             self.save("store.json", json.dumps({"schema": SCHEMA}).encode())
             return
         self._check_schema(found)
-        probe = f"{self._root}/.probe-{uuid.uuid4().hex}"
-        with _reasons(f"store={self.uri}: cannot be written"):
-            self._fs.pipe_file(probe, b"")
-            self._fs.rm_file(probe)
+        probe = f".probe-{uuid.uuid4().hex}"
+        with self._reasons("cannot be written"):
+            self._files.write(probe, b"")
+            self._files.remove([probe])
 
     def exists(self) -> bool:
         """Whether `prepare` ever ran here."""
@@ -133,32 +132,62 @@ class ParquetStore:
 
     def save(self, path: str, content: bytes) -> str:
         """Write a file so that it is there whole or not at all."""
-        target = f"{self._root}/{path}"
-        with _reasons(f"store={self.uri}: cannot write {path}"):
-            if self._local:
-                _replace(target, content)
-            else:
-                self._fs.pipe_file(target, content)
-        return self._fs.unstrip_protocol(target) if not self._local else target
+        with self._reasons(f"cannot write {path}"):
+            self._files.write(path, content)
+        return f"{self.uri}/{path}"
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file that is not there yet; False where it is."""
+        with self._reasons(f"cannot create {path}"):
+            return self._files.create(path, content)
+
+    def replace(self, path: str, content: bytes, expected: bytes) -> bool:
+        """Write a file if its content is `expected`; False where it is not."""
+        with self._reasons(f"cannot replace {path}"):
+            return self._files.replace(path, content, expected)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is not there is no error."""
+        with self._reasons(f"cannot remove {path}"):
+            self._files.remove([path])
+
+    def check_exclusive(self) -> None:
+        """Try `create` and `replace` on a file of their own."""
+        path = f".probe-{uuid.uuid4().hex}"
+        try:
+            firsts = self.create(path, b"1"), self.create(path, b"2")
+            swaps = self.replace(path, b"3", b"1"), self.replace(path, b"4", b"1")
+            if (firsts, swaps, self.load(path)) != ((True, False), (True, False), b"3"):
+                raise StoreError(
+                    f"store={self.uri}: has no conditional writes, so nothing can be held exclusively here; "
+                    "use a store that has them (docs/store.md)"
+                )
+        finally:
+            self.remove(path)
 
     def load(self, path: str) -> bytes | None:
         """A file's bytes, None where there is none."""
-        with _reasons(f"store={self.uri}: cannot read {path}"):
-            try:
-                content: bytes = self._fs.cat_file(f"{self._root}/{path}")
-            except FileNotFoundError:
-                return None
-        return content
+        with self._reasons(f"cannot read {path}"):
+            return self._files.read(path)
+
+    def _entries(self, folder: str) -> list[Entry]:
+        with self._reasons(f"cannot list {folder or 'it'}"):
+            found = self._files.list(folder)
+        return [entry for entry in found if not entry.path.rpartition("/")[2].startswith(".")]
 
     def list(self, folder: str) -> list[str]:
         """All files below a folder but unfinished ones, relative to the store, sorted."""
-        with _reasons(f"store={self.uri}: cannot list {folder}"):
-            try:
-                found = self._fs.find(f"{self._root}/{folder}")
-            except FileNotFoundError:
-                return []
-        relative = (path[len(self._root) :].lstrip("/") for path in found)
-        return sorted(path for path in relative if not path.rpartition("/")[2].startswith("."))
+        return sorted(entry.path for entry in self._entries(folder))
+
+    @contextmanager
+    def _reasons(self, what: str) -> Iterator[None]:
+        """Turn whatever a place raises into a `StoreError` that says what was attempted."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreError(f"store={self.uri}: {what}: {self._files.explained(error)}") from error
 
 
 def read_part(content: bytes, path: str) -> tuple[list[Measurement], dict[str, Any]]:
@@ -187,32 +216,3 @@ def check_keys(rows: Sequence[Measurement], fingerprint: str) -> int:
 def _agree(one: Measurement, other: Measurement) -> bool:
     same_value = one.value == other.value or (math.isnan(one.value) and math.isnan(other.value))
     return same_value and (one.token_hash, one.text) == (other.token_hash, other.text)
-
-
-def _replace(target: str, content: bytes) -> None:
-    """Write beside the target, flush to disk, rename: a reader sees the old file or the whole new one."""
-    folder, _, name = target.rpartition("/")
-    os.makedirs(folder, exist_ok=True)
-    temporary = f"{folder}/.{name[:32]}-{uuid.uuid4().hex}"
-    try:
-        with open(temporary, "xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-
-
-@contextmanager
-def _reasons(what: str) -> Iterator[None]:
-    """Turn whatever a filesystem raises into a `StoreError` that says what was attempted."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise StoreError(f"{what}: {reason}; check that folder and its rights, or give another store") from error
