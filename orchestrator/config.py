@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ KEYS = (
     "shard_rows",
     "store",
     "verb",
+    "webhook",
     "workers",
 )
 OUTPUTS = ("text", "json", "csv", "markdown")
@@ -42,7 +43,7 @@ FOR_ALL = {"protocol": ("own", "reference"), "numerics": ("fast", "exact")}
 
 @dataclass(frozen=True)
 class Settings:
-    """One command's configuration. `models` holds the files' values, not yet pinned."""
+    """One command's configuration. `models` holds the files' values, not yet pinned; `webhook` may be a secret."""
 
     verb: str
     models: Mapping[str, Mapping[str, Any]]
@@ -58,6 +59,7 @@ class Settings:
     shard_rows: int
     names: tuple[str, ...] = ()
     push: str | None = None
+    webhook: str | None = field(default=None, repr=False)
 
 
 def settings(config: DictConfig) -> Settings:
@@ -87,6 +89,7 @@ def settings(config: DictConfig) -> Settings:
         device=values["device"],
         shard_rows=_count("shard_rows", values["shard_rows"]),
         push=_text("push", values["push"]),
+        webhook=values["webhook"],
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
+from typing import Any
 
 from orchestrator import costs, driver, provenance, records, tables
 from orchestrator.benchmarks import Benchmark, Example, find
@@ -26,16 +28,22 @@ from workers.protocol import Model, Request
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 REASON_CHARACTERS = 500
+PINNED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is known before anything is computed. `refused` tells why some models could not be pinned."""
+    """Everything that is known before anything is computed. `refused` tells why some models could not be pinned.
+
+    `streams` are what the store holds, by fingerprint, and `runs` its earlier runs.
+    """
 
     models: tuple[Model, ...]
     refused: Mapping[str, str]
     benchmarks: Mapping[str, tuple[Benchmark, list[Example]]]
     plan: Plan
+    streams: Mapping[str, Stream]
+    runs: Sequence[Run]
 
 
 class Terminated(KeyboardInterrupt):
@@ -52,72 +60,98 @@ def plan(settings: Settings) -> int:
 
 def run(settings: Settings) -> int:
     """Score what is owed, then print the leaderboard. The exit code tells whether everything was scored."""
-    run_id = provenance.new_run_id()
-    facts = provenance.capture(run_id)
+    facts = provenance.capture(provenance.new_run_id())
     store = open_store(settings.store, facts)
     prepared = _prepare(settings, store)
     for benchmark, _ in prepared.benchmarks.values():
         benchmark.rule(settings.rule)
-    with _pool(settings, store, prepared.plan) as pool:  # before anything is written: a cluster may not answer
-        store.prepare()
-        hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
-        todo = prepared.plan
-        record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
-        records.save_run(store, record)
-        outcome = _execute(todo, pool) if pool is not None else _nothing_owed(todo)
-        refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
-        outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=_costs(store, todo))
-        records.save_outcome(store, run_id, outcome)
+    outcome = sweep(settings, store, prepared, facts)
     if outcome.state != "done":
         return _stopped(settings, outcome)
-    folders = show_boards(store, settings, list(hashes), [model.name for model in prepared.models])
+    folders = show_boards(store, settings, list(prepared.benchmarks), [model.name for model in prepared.models])
     say(f"measurements: {settings.store}/measurements; tables and page: {', '.join(folders)}")
     return FAILED if outcome.failures else OK
 
 
+def sweep(settings: Settings, store: Store, prepared: Prepared, facts: Mapping[str, str]) -> Outcome:
+    """Score what is owed and leave a record of the run; nothing is written where no worker can be had."""
+    todo, run_id = prepared.plan, facts["run"]
+    with _pool(settings, store, todo) as pool:  # before anything is written: a cluster may not answer
+        store.prepare()
+        hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
+        record = Run(run_id, provenance.now(), prepared.models, hashes, todo.total, todo.total - todo.owed, facts)
+        records.save_run(store, record)
+        outcome = _execute(todo, pool) if pool is not None else nothing_owed(todo)
+        refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
+        outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=_costs(store, todo))
+        records.save_outcome(store, run_id, outcome)
+    return outcome
+
+
 def _prepare(settings: Settings, store: Store) -> Prepared:
     """Load the data, pin the models, see what the store has."""
+    require_models(settings)
+    benchmarks = {name: load_benchmark(settings, name) for name in benchmarks_of(settings)}
+    models, refused = pinned(settings, uses_cuda(settings))
+    if len(refused) == len(models):
+        raise InputError(next(iter(refused.values())))
+    for name, reason in refused.items():
+        say(f"error: model '{name}' is given up: {reason}")
+    return planned(settings, store, models, refused, benchmarks)
+
+
+def require_models(settings: Settings) -> None:
+    """`InputError` unless there is a model, and nothing wrong in any model's file."""
     if not settings.models:
         suites = ", ".join(sorted(file.stem for file in (CONF_DIR / "suite").glob("*.yaml")))
         raise InputError(
             f"no model: give model=[name,...] (a file of conf/model, for example longest), suite=NAME ({suites}) "
             "or +models.mine.path=DIR +models.mine.family=scalar"
         )
-    names = settings.benchmarks or tuple(settings.data) or ("rewardbench",)
-    benchmarks = {name: load_benchmark(settings, name) for name in names}
-    models, refused = _pinned(settings)
+    for name, entry in settings.models.items():
+        check_entry(name, entry)
+
+
+def benchmarks_of(settings: Settings) -> tuple[str, ...]:
+    """The benchmarks that a command scores."""
+    return settings.benchmarks or tuple(settings.data) or ("rewardbench",)
+
+
+def planned(
+    settings: Settings,
+    store: Store,
+    models: tuple[Model, ...],
+    refused: Mapping[str, str],
+    benchmarks: Mapping[str, tuple[Benchmark, list[Example]]],
+) -> Prepared:
+    """What is owed of pinned models over loaded benchmarks, by what the store has."""
     fingerprints = {spec.fingerprint for model in models for spec in model.streams}
     streams = {fingerprint: store.read(fingerprint) for fingerprint in fingerprints}
     _report_damage(streams.values())
-    earlier = {
-        spec.name: spec.identity for run in records.load_runs(store) for model in run.models for spec in model.streams
-    }
+    runs = records.load_runs(store)
+    earlier = {spec.name: spec.identity for run in runs for model in run.models for spec in model.streams}
     examples = {name: rows for name, (_, rows) in benchmarks.items()}
     present = {fingerprint: stream.rows.keys() for fingerprint, stream in streams.items()}
     todo = make_plan([model for model in models if model.streams], examples, present, earlier, settings.shard_rows)
-    return Prepared(models, refused, benchmarks, todo)
+    return Prepared(models, refused, benchmarks, todo, streams, runs)
 
 
-def _pinned(settings: Settings) -> tuple[tuple[Model, ...], dict[str, str]]:
-    """The models of the command; of several, one whose checkpoint cannot be pinned fails alone.
+def pinned(settings: Settings, cuda: bool) -> tuple[tuple[Model, ...], dict[str, str]]:
+    """The models of the command, and why some of them, without streams, cannot be pinned now.
 
-    A mistake in a model's file stops the command: it is the user's, and nothing has started.
+    Many at a time: of a model on the hub it is a question over the network. Mistakes in a model's file are for
+    `require_models`.
     """
-    for name, entry in settings.models.items():
-        check_entry(name, entry)
-    cuda = uses_cuda(settings)
-    models: list[Model] = []
-    refused: dict[str, str] = {}
-    for name, entry in settings.models.items():
-        try:
-            models.append(pin_model(name, entry, cuda))
-        except InputError as error:
-            if len(settings.models) == len(refused) + 1:
-                raise
-            say(f"error: model '{name}' is given up: {error}")
-            refused[name] = str(error)
-            models.append(Model(name, entry["family"], ()))
-    return tuple(models), refused
+    with ThreadPoolExecutor(PINNED_AT_ONCE) as threads:
+        found = list(threads.map(lambda item: _pinned(item[0], item[1], cuda), settings.models.items()))
+    return tuple(model for model, _ in found), {model.name: reason for model, reason in found if reason is not None}
+
+
+def _pinned(name: str, entry: Mapping[str, Any], cuda: bool) -> tuple[Model, str | None]:
+    try:
+        return pin_model(name, entry, cuda), None
+    except InputError as error:
+        return Model(name, entry["family"], ()), str(error)
 
 
 def load_benchmark(settings: Settings, name: str) -> tuple[Benchmark, list[Example]]:
@@ -145,7 +179,8 @@ def _report_damage(streams: Iterable[Stream]) -> None:
             say(f"warning: {stream.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
 
 
-def _nothing_owed(todo: Plan) -> Outcome:
+def nothing_owed(todo: Plan) -> Outcome:
+    """The outcome of a run that asks for nothing new, said aloud."""
     say(f"nothing to score: all {todo.total} measurements are in the store")
     return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0, 0), ())
 
@@ -160,7 +195,7 @@ def _pool(settings: Settings, store: Store, todo: Plan) -> Iterator[Pool | None]
         yield None
         return
     requests = {name: stream.owed for name, stream in todo.streams.items()}
-    with redirect_stdout(sys.stderr), _sigterm_as_interrupt():
+    with redirect_stdout(sys.stderr), sigterm_as_interrupt():
         pool = _open_pool(settings, store, requests)
         try:
             yield pool
@@ -185,10 +220,16 @@ def _execute(todo: Plan, pool: Pool) -> Outcome:
             driver.run(scheduler, pool, progress.observe)
         except KeyboardInterrupt:
             state = "interrupted"
-    if scheduler.aborted is not None:
-        say(f"error: {scheduler.aborted}")
-        state = "aborted"
-    return _outcome(state, todo, scheduler)
+    if scheduler.aborted is None:
+        return _outcome(state, todo, scheduler)
+    say(f"error: {scheduler.aborted}")
+    return aborted(_outcome("aborted", todo, scheduler), str(scheduler.aborted))
+
+
+def aborted(outcome: Outcome, reason: str) -> Outcome:
+    """The outcome of a run that could not go on, with what it did not come to under the reason."""
+    failure = Failure("", outcome.account.left, reason[:REASON_CHARACTERS])
+    return replace(outcome, state="aborted", failures=(*outcome.failures, failure))
 
 
 def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
@@ -228,7 +269,8 @@ def _stopped(settings: Settings, outcome: Outcome) -> int:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM stops what is inside as Ctrl-C does."""
     def stop(number: int, frame: object) -> None:
         raise Terminated
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchestrator.usage_nightly import NIGHTLY
+
 OVERVIEW = """\
 rewardsweep: evaluate reward models on preference benchmarks; the same score every time, and proof of why.
 
@@ -20,12 +22,13 @@ usage: rewardsweep VERB [key=value ...]
   site         write leaderboards, models and comparisons as a folder of pages
   import       take in results of the reference, as rows marked `imported`
   export       write results as the reference does, and metadata for model cards
+  nightly      score what is new, keep a dated snapshot, report what changed since the last one
   check        score ten rows of one model in every way: alone, in a batch, in each engine
   models       list the models that can be named, filtered
 
 Each verb explains itself: rewardsweep VERB --help
 Every key=value overrides the configuration (Hydra's syntax); quote lists: 'model=[longest,random]'.
-exit codes: 0 done, 1 something failed or is damaged, 2 wrong input, 130 interrupted
+exit codes: 0 done, 1 something failed or is damaged, 2 wrong input, 130 interrupted; nightly: also 10, 20 and 30
 """
 
 SELECTION = """\
@@ -247,6 +250,14 @@ examples
   rewardsweep export results store=s3://bucket/nightly benchmarks=[rewardbench]
   rewardsweep export results store=scores rule=rewardbench-v1-prior-sets
 """,
+    ),
+    "nightly": (
+        NIGHTLY[0],
+        SELECTION
+        + STORE.replace("text, json, csv or markdown", "text (one line), json or markdown")
+        + WHERE
+        + NIGHTLY[1],
+        NIGHTLY[2],
     ),
     "models": (
         """\
