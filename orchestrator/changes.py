@@ -156,7 +156,7 @@ def _places(whole: Sequence[str], standings: Mapping[str, Standing]) -> list[Pla
     return [Place(name, standings[name].rank, place) for name, place in now if standings[name].rank != place]
 
 
-def tested(moved: Moved, pairs: Pairs, rule: Rule) -> Moved:
+def compared(moved: Moved, pairs: Pairs, rule: Rule) -> Moved:
     """The model with every cell compared over the same rows; p-values not yet adjusted for other models."""
     if not pairs:
         return replace(moved, note="no row was judged both times")

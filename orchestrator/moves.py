@@ -8,7 +8,7 @@ from functools import cache
 
 from orchestrator import records
 from orchestrator.benchmarks import Example, Judged, Rule
-from orchestrator.changes import Changes, Data, Moved, compare_boards, tested
+from orchestrator.changes import Changes, Data, Moved, compare_boards, compared
 from orchestrator.drift import Drift, Pairs, causes, drift
 from orchestrator.plan import needs_of
 from orchestrator.reducer import Entry, Leaderboard, Lookup, judge, score_rows
@@ -62,7 +62,7 @@ def changes_since(tonight: Tonight, last: Snapshot | None, store: Store) -> Chan
     for rank, entry in enumerate(board.entries, 1):
         now, then = tonight.standing(entry, rank), known.get(entry.name)
         if now is not None and then is not None and now.identity != then.identity:
-            found.append(_compared(tonight, now, then, entry.name, earlier))
+            found.append(_beside(tonight, now, then, entry.name, earlier))
     drifts = [drifted for _, drifted in found if drifted is not None]
     data = _data(tonight, before["data_hash"], earlier)
     return compare_boards(board, before, known, data, [moved for moved, _ in found], drifts)
@@ -93,7 +93,7 @@ class _Earlier:
         return judge(model, score_rows(model, needs, lambda fingerprint: self.rows(named[fingerprint])))
 
 
-def _compared(
+def _beside(
     tonight: Tonight, now: Standing, then: Standing, name: str, earlier: _Earlier
 ) -> tuple[Moved, Drift | None]:
     """A model whose score is made otherwise than it was: tested, and its drift where only versions changed."""
@@ -110,7 +110,7 @@ def _compared(
         pairs = _pairs(earlier.judged(before, then), _judged(tonight, model))
     except StoreError as error:
         return replace(moved, note=f"its earlier scores cannot be read: {error}"), None
-    moved = tested(moved, pairs, tonight.rule)
+    moved = compared(moved, pairs, tonight.rule)
     if not versions:
         return moved, None
     streams = [

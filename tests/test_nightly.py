@@ -1,0 +1,270 @@
+"""The verb as cron meets it: one line, an exit code, a report; hubs that do not answer, signals, kills, no Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, Cli
+from tests.receiver import receiving
+from tests.refusals import files_below, nothing_written, one_line
+from tests.test_runs import _heed_interrupts, pairs, some_rows
+
+WritePairs = Callable[..., Path]
+
+BASELINES = ("suite=baselines", "pool=local")
+ANYWHERE = """
+import functools, sys
+from orchestrator import cli, lease, nightly
+nightly.hold = functools.partial(lease.hold, beat=0.1, patience=1.0)
+code = cli.main(sys.argv[1:])
+assert "ray" not in sys.modules, "Ray was imported"
+sys.exit(code)
+"""
+"""The command with a hasty lease, that never touches Ray."""
+
+
+def report(store: Path, night: str | None = None) -> dict[str, Any]:
+    """A night's report, the last one's if none is named."""
+    folder = store / "nightly" / night if night else max((store / "nightly").glob("*/"), key=os.path.getmtime)
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+def started(words: list[str], **options: Any) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-P", "-c", ANYWHERE, "nightly", *words]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, preexec_fn=_heed_interrupts, **streams, **options)  # noqa: PLW1509
+
+
+def ran(words: list[str]) -> tuple[int, str, str]:
+    process = started(words, stdin=subprocess.DEVNULL)
+    output, errors = process.communicate(timeout=100)
+    return process.returncode, output, errors
+
+
+def test_two_nights_of_one_day_are_two_folders_and_one_line_each(cli: Cli, tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    first = cli("nightly", *BASELINES, f"store={store}")
+    assert first.returncode == 0, first.stderr
+    day = first.stdout.split()[1].rstrip(":")
+    assert first.stdout == (
+        f"nightly {day}: ok; 4 models, 808 of 808 measurements scored; the first night; {store}/nightly/{day}/report.md\n"
+    )
+    kept = files_below(store / "nightly" / day)
+    assert {"snapshot.json", "report.json", "report.md", "index.html", "demo/leaderboard.csv"} <= kept.keys()
+    runs = len(list((store / "runs").iterdir()))
+    second = cli("nightly", *BASELINES, f"store={store}", "output=json")
+    assert second.returncode == 0
+    assert second.stdout.count("\n") == 1
+    found = json.loads(second.stdout)
+    assert (found["previous"], found["state"], found["account"]["scored"]) == (day, "ok", 0)
+    assert found["night"] in (f"{day}.2", report(store)["night"])
+    assert files_below(store / "nightly" / day) == kept
+    assert len(list((store / "runs").iterdir())) == runs, "a night that asked for nothing new left a run"
+    assert cli("leaderboard", f"store={store}").returncode == 0
+    assert cli("verify", f"store={store}").returncode == 0
+    assert "Nothing changed." in cli("nightly", *BASELINES, f"store={store}", "output=markdown").stdout
+
+
+def test_with_nothing_new_no_ray_and_no_cluster_is_asked(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    assert ran([*BASELINES, f"store={store}"])[0] == 0
+    code, output, errors = ran(["suite=baselines", "pool=ray", "ray.address=127.0.0.1:1", f"store={store}"])
+    assert code == 0, errors
+    assert "nothing changed" in output
+
+
+def test_a_cluster_that_does_not_answer_makes_the_night_incomplete(cli: Cli, tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    assert cli("nightly", *BASELINES, f"store={store}").returncode == 0
+    new = ["+models.mine.family=baseline", "+models.mine.options.score=random", "+models.mine.options.seed=5"]
+    done = cli("nightly", "suite=baselines", *new, "ray.address=127.0.0.1:1", f"store={store}")
+    assert done.returncode == 20, done.stderr
+    found = report(store)
+    assert len(found["problems"]) == 1
+    assert found["problems"][0].startswith(
+        "mine has no whole result on demo, 101 rows missing: ray.address=127.0.0.1:1"
+    )
+    assert found["account"]["left"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ((), "error: no model: give model=[name,...]"),
+        (("model=[longest]", "benchmarks=[pairs]", "rule=no-such"), "error: benchmark pairs: unknown rule 'no-such'"),
+        (("model=[longest]", "benchmarks=[nonsense]"), "error: unknown benchmark 'nonsense'"),
+        (("model=[longest]", "output=csv"), "error: output=csv: nightly prints text (one line), json or markdown"),
+        (("+models.x.path=p", "+models.x.family=scalr"), "error: models.x.family: unknown family 'scalr'"),
+    ],
+)
+def test_a_mistake_stops_the_night_before_it_begins(
+    cli: Cli, tmp_path: Path, words: tuple[str, ...], line: str
+) -> None:
+    assert one_line(cli("nightly", *words, f"store={tmp_path / 'store'}")).startswith(line)
+    nothing_written(tmp_path)
+
+
+def test_a_hub_that_does_not_answer_makes_the_night_incomplete(cli: Cli, tmp_path: Path) -> None:
+    """Neither an earlier revision nor earlier scores stand in for what cannot be resolved tonight."""
+    store, file = tmp_path / "s", tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in some_rows(6)))
+    model = ["+models.hub.path=org/model", "+models.hub.family=baseline", "+models.hub.engine=tests.nightly_engine"]
+    words = ["nightly", "model=[longest]", *pairs(file), *model, "pool=local", "device=cpu", f"store={store}"]
+    (tmp_path / "site" / "fakelib.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "fakelib.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: fakelib\nVersion: 1.0\n"
+    )
+    with receiving() as hub:
+        hub.commits["org/model"] = "a" * 40
+        online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": f"{ROOT}:{tmp_path / 'site'}"}
+        first = cli(*words, settings=online)
+        assert first.returncode == 20, first.stderr  # pinned at its commit, but this engine has no weights on a hub
+        assert report(store)["problems"][0].startswith("hub has no whole result on pairs, 6 rows missing")
+        stored = json.loads((store / "runs").glob("*/run.json").__next__().read_text())
+        assert [len(one["streams"]) for one in stored["models"]] == [1, 1]
+        del hub.commits["org/model"]
+        unknown = cli(*words, settings=online)
+    assert unknown.returncode == 20
+    gone = cli(*words, settings=online)
+    assert gone.returncode == 20, gone.stderr
+    for night in sorted((store / "nightly").glob("*/"))[1:]:
+        (problem,) = report(store, night.name)["problems"]
+        assert problem.startswith(
+            "hub cannot be resolved: models.hub.path=org/model: no such folder, and the hub gives no"
+        )
+        board = json.loads((night / "pairs" / "leaderboard.json").read_text())
+        assert [entry["rows_missing"] for entry in board["models"]] == [0, 6]
+
+
+def test_a_data_sets_current_revision_is_asked_for(
+    tmp_path: Path, write_pairs: WritePairs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    from orchestrator import benchmarks, cli, data, nightly
+    from orchestrator.benchmarks import Source
+    from orchestrator.benchmarks import pairs as pairs_module
+
+    file = write_pairs(some_rows(6))
+    source = Source("org/pairs", "1" * 40, "pairs.jsonl", "0" * 64)
+    monkeypatch.setattr(pairs_module, "BENCHMARK", replace(pairs_module.BENCHMARK, source=source))
+    monkeypatch.setattr(benchmarks.data, "from_hub", lambda *asked: str(file))
+    current = ["1" * 40, "2" * 40, "2" * 40]
+    monkeypatch.setattr(data, "hub_revision", lambda name, repository: current.pop(0))
+    words = ["nightly", "model=[longest]", "benchmarks=[pairs]", "pool=local", f"store={tmp_path / 's'}"]
+    notes = []
+    for _ in range(3):
+        assert cli.main([*words, "output=json"]) == 0
+        notes.append(json.loads(capsys.readouterr().out)["notes"])
+    assert [len(found) for found in notes] == [0, 1, 0], "told once"
+    assert notes[1][0].startswith("org/pairs is at 222222222222 now; pairs stays at 111111111111")
+    assert nightly.FOLDER == "nightly"
+
+    monkeypatch.undo()
+    monkeypatch.setattr(pairs_module, "BENCHMARK", replace(pairs_module.BENCHMARK, source=source))
+    monkeypatch.setattr(benchmarks.data, "from_hub", lambda *asked: str(file))
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", _unreachable)
+    assert cli.main([*words, "output=json"]) == 20
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert problem == "benchmark pairs: the hub gives no current revision of org/pairs (no route)"
+
+
+def _unreachable(*asked: Any, **options: Any) -> None:
+    raise ConnectionError("no route")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_night_that_is_stopped_writes_no_snapshot_and_frees_the_lease(
+    tmp_path: Path, write_pairs: WritePairs, number: signal.Signals
+) -> None:
+    store, process = _at_work(tmp_path, write_pairs)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert output == "nightly: interrupted, no snapshot written; run the same command again to resume\n"
+    assert "Traceback" not in errors
+    assert json.loads((store / "nightly" / "lease.json").read_text())["free"] is True
+    assert not list((store / "nightly").glob("*/"))
+
+
+def test_a_night_that_is_killed_is_taken_over_and_resumed(tmp_path: Path, write_pairs: WritePairs) -> None:
+    store, process = _at_work(tmp_path, write_pairs)
+    late = ran(_words(store, tmp_path / "pairs.jsonl"))
+    assert late[0] == 30, late
+    assert late[1].startswith(f"nightly: another night is at work: process {process.pid} on ")
+    assert late[1].count("\n") == 1
+    process.kill()
+    process.communicate()
+    scored = len(list(store.glob("measurements/*/*.parquet")))
+    started_at = time.monotonic()
+    code, output, errors = ran(_words(store, tmp_path / "pairs.jsonl"))
+    assert code == 0, errors
+    assert time.monotonic() - started_at > 1.0
+    assert f"lease: no sign of life of process {process.pid} on " in errors
+    assert f"; 1 models, {2000 - scored} of 2000 measurements scored; the first night; " in output
+
+
+def _words(store: Path, file: Path) -> list[str]:
+    return ["model=[longest]", *pairs(file), "pool=local", "shard_rows=1", f"store={store}"]
+
+
+def _at_work(tmp_path: Path, write_pairs: WritePairs) -> tuple[Path, subprocess.Popen[str]]:
+    """A night in the middle of 2,000 shards."""
+    store = tmp_path / "s"
+    process = started(_words(store, write_pairs(some_rows(1000))))
+    until = time.monotonic() + 60
+    while len(list(store.glob("measurements/*/*.parquet"))) < 20 and time.monotonic() < until:
+        time.sleep(0.02)
+    return store, process
+
+
+class Page(HTMLParser):
+    """The tags of a page and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_pages_and_markdown_show_hostile_texts_as_they_are(cli: Cli, tmp_path: Path, write_pairs: WritePairs) -> None:
+    hostile = "<script>alert(1)</script>|[x](http://localhost/)\u202e"
+    store = tmp_path / "s"
+    rows = [{**row, "subset": hostile} for row in some_rows(12)]
+    words = ["nightly", "model=[longest]", "pool=local", f"store={store}"]
+    assert cli(*words, *pairs(write_pairs(rows))).returncode == 0
+    folder = tmp_path / "<img src=x onerror=alert(1)>"
+    folder.mkdir()
+    broken = ["+models.mine.family=scalar", f"+models.mine.path='{folder}'"]
+    done = cli(*words, *pairs(write_pairs(rows[1:])), *broken)
+    assert done.returncode == 20, done.stderr
+    night = max((store / "nightly").glob("*/"), key=os.path.getmtime)
+    html = (night / "index.html").read_text()
+    assert (store / "nightly" / "index.html").read_text() == html
+    page = Page(html)
+    names = [tag for tag, _ in page.tags]
+    assert not {"script", "img"} & set(names)
+    assert {"svg", "polyline"} <= set(names)
+    assert not [name for _, given in page.tags for name in given if name.startswith("on") or name == "src"]
+    assert "\u202e" not in html
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html
+    markdown = (night / "report.md").read_text()
+    assert "<img" not in markdown
+    assert "- data: was " in markdown
+    assert "0 rows came, 1 went" in markdown
