@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
-from orchestrator.scheduler import Capacity, Command, Event, Scheduler
+from orchestrator.events import Capacity, Command, Event, Tick
+from orchestrator.scheduler import Scheduler
 
 TICK_SECONDS = 0.5
 
@@ -31,6 +33,7 @@ def run(scheduler: Scheduler, pool: Pool, observe: Callable[[Event | None], None
 
     The caller closes the pool, also when this raises.
     """
+    scheduler.handle(Tick(time.monotonic()))
     commands = scheduler.begin()
     while True:
         for command in commands:
@@ -39,4 +42,5 @@ def run(scheduler: Scheduler, pool: Pool, observe: Callable[[Event | None], None
             return
         event = pool.next_event(TICK_SECONDS)
         commands = scheduler.handle(event) if event is not None else []
+        commands += scheduler.handle(Tick(time.monotonic()))
         observe(event)

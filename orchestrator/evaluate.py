@@ -23,6 +23,7 @@ from orchestrator.progress import Progress, say
 from orchestrator.records import Account, Failure, Outcome, Run
 from orchestrator.scheduler import Scheduler
 from orchestrator.stores import Store, Stream, open_store
+from orchestrator.streams import StreamState
 from workers.errors import InputError
 from workers.protocol import Model, Request
 
@@ -220,10 +221,12 @@ def _execute(todo: Plan, pool: Pool) -> Outcome:
             driver.run(scheduler, pool, progress.observe)
         except KeyboardInterrupt:
             state = "interrupted"
-    if scheduler.aborted is None:
-        return _outcome(state, todo, scheduler)
-    say(f"error: {scheduler.aborted}")
-    return aborted(_outcome("aborted", todo, scheduler), str(scheduler.aborted))
+    if scheduler.aborted is not None:
+        say(f"error: {scheduler.aborted}")
+        return aborted(_outcome("aborted", todo, scheduler), str(scheduler.aborted))
+    if state == "done" and scheduler.over and any(stream.left_rows for stream in scheduler.streams.values()):
+        state = "deadline"
+    return _outcome(state, todo, scheduler)
 
 
 def aborted(outcome: Outcome, reason: str) -> Outcome:
@@ -245,8 +248,17 @@ def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
         for reason in dict.fromkeys(why for _, why in stream.failures)
     ]
     failed = sum(failure.rows for failure in failures)
-    account = Account(todo.total, scored, todo.total - todo.owed, failed, todo.owed - scored - failed)
-    return Outcome(state, provenance.now(), account, tuple(failures))
+    quarantined = sum(len(stream.quarantined) for stream in streams)
+    left = todo.owed - scored - failed - quarantined
+    account = Account(todo.total, scored, todo.total - todo.owed, failed, left, quarantined)
+    return Outcome(state, provenance.now(), account, (*failures, *_quarantines(streams)))
+
+
+def _quarantines(streams: Iterable[StreamState]) -> Iterator[Failure]:
+    """What is known of rows that ended every worker they met, each by the digest of its request."""
+    for stream in streams:
+        for request, reason in stream.quarantined:
+            yield Failure(stream.spec.name, 1, f"quarantined: request {request.digest}: {reason}"[:REASON_CHARACTERS])
 
 
 def _costs(store: Store, todo: Plan) -> tuple[costs.Cost, ...]:
@@ -271,6 +283,7 @@ def _stopped(settings: Settings, outcome: Outcome) -> int:
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM stops what is inside as Ctrl-C does."""
+
     def stop(number: int, frame: object) -> None:
         raise Terminated
 

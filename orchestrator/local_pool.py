@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from orchestrator.scheduler import (
+from orchestrator.cost import CPU
+from orchestrator.events import (
     Assign,
     Capacity,
     Command,
@@ -15,6 +16,7 @@ from orchestrator.scheduler import (
     Lint,
     Linted,
     Load,
+    Node,
     Ready,
     Start,
     Stop,
@@ -35,7 +37,7 @@ class LocalPool:
         self._tasks: deque[tuple[int, Callable[[], Event]]] = deque()
 
     def perform(self, command: Command) -> None:
-        """Queue the command; `Start` and `Stop` act at once."""
+        """Queue the command; `Start` and `Stop` act at once. Nothing is lost here, so there is nothing to check."""
         match command:
             case Start(number, spec):
                 self._workers[number] = Worker(spec, self._sink)
@@ -47,7 +49,7 @@ class LocalPool:
                 self._tasks.append((number, lambda: Ready(number, worker.load())))
             case Assign(number, shard):
                 worker = self._workers[number]
-                self._tasks.append((number, lambda: Done(number, worker.score(shard))))
+                self._tasks.append((number, lambda: Done(number, shard.id, worker.score(shard))))
             case Stop(number):
                 self._workers.pop(number).close()
                 self._tasks = deque(task for task in self._tasks if task[0] != number)
@@ -63,7 +65,7 @@ class LocalPool:
 
     def capacity(self) -> Capacity:
         """One CPU slot, and the GPUs it was given; whatever the number of workers, one command runs at a time."""
-        return Capacity(cpus=1, gpus=self._gpus)
+        return Capacity((Node("local", 1, self._gpus, "" if self._gpus else CPU),))
 
     def close(self) -> None:
         """Drop all weights."""

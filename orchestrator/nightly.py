@@ -207,6 +207,8 @@ def _boards(settings: Settings, store: Store, begun: _Begun, scored: _Scored) ->
     """The leaderboards of tonight's models on tonight's rows."""
     prepared, outcome = scored.prepared, scored.outcome
     whole = next((failure.reason for failure in outcome.failures if not failure.model), None)
+    if outcome.state == "deadline":
+        whole = "the run's deadline came before it"
     owed = {stream.spec.name: whole for stream in prepared.plan.streams.values() if stream.owed and whole is not None}
     failures = {**owed, **{failure.model: failure.reason for failure in outcome.failures}, **prepared.refused}
 

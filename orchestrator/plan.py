@@ -14,9 +14,10 @@ from functools import cache
 from typing import Any
 
 from orchestrator.benchmarks import Example
+from orchestrator.cost import Placement
 from workers import plugins
 from workers.plugins import FamilyModule
-from workers.protocol import Model, ModelSpec, Request, Shard
+from workers.protocol import Message, Model, ModelSpec, Request, Shard
 
 HASH = re.compile(r"\b[0-9a-f]{32,64}\b")
 ENDPOINT_ROWS = 64
@@ -38,7 +39,8 @@ class Wanted:
 class StreamPlan:
     """One stream of measurements: all requests it is asked for, and those that are owed.
 
-    `subsets` tells for each owed request where it occurs, as `benchmark/subset`.
+    `subsets` tells for each owed request where it occurs, as `benchmark/subset`. `placements` are the kinds of
+    devices that can hold the model, the best first; none means any device as `spec.gpus` says, times unknown.
     """
 
     spec: ModelSpec
@@ -47,6 +49,7 @@ class StreamPlan:
     subsets: tuple[str, ...]
     reason: str
     shards: tuple[Shard, ...]
+    placements: tuple[Placement, ...] = ()
 
     @property
     def reused(self) -> int:
@@ -136,15 +139,38 @@ def _stream_plan(
     earlier: Mapping[str, Any] | None,
     shard_rows: int,
 ) -> StreamPlan:
-    """One stream's debt, its requests sorted by length so that a shard holds like with like."""
-    owed = sorted((asked[name][0] for name in asked.keys() - present), key=_longest_first)
-    shard_rows = min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows
+    """One stream's debt, cut into shards of prompts of like length."""
+    prompts = _by_prompt(asked[name][0] for name in asked.keys() - present)
+    owed = [request for prompt in prompts for request in prompt]
     shards = tuple(
-        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, tuple(owed[start : start + shard_rows]))
-        for number, start in enumerate(range(0, len(owed), shard_rows))
+        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, requests)
+        for number, requests in enumerate(
+            _cut(prompts, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows)
+        )
     )
     places = tuple(asked[request.digest][1] for request in owed)
     return StreamPlan(spec, len(asked), tuple(owed), places, _reason(spec, len(asked), len(owed), earlier), shards)
+
+
+def _by_prompt(requests: Iterable[Request]) -> list[list[Request]]:
+    """Requests about one prompt together, for an engine computes what they share once; the longest ones first."""
+    groups: dict[tuple[Message, ...], list[Request]] = {}
+    for request in sorted(requests, key=_longest_first):
+        groups.setdefault(request.prompt, []).append(request)
+    return list(groups.values())
+
+
+def _cut(prompts: Sequence[Sequence[Request]], shard_rows: int) -> list[tuple[Request, ...]]:
+    """At most `shard_rows` requests in a shard; a prompt's are divided only where there are more of them."""
+    shards: list[list[Request]] = []
+    for prompt in prompts:
+        if not shards or len(shards[-1]) + len(prompt) > shard_rows:
+            shards.append([])
+        for request in prompt:
+            if len(shards[-1]) == shard_rows:
+                shards.append([])
+            shards[-1].append(request)
+    return [tuple(shard) for shard in shards if shard]
 
 
 def _longest_first(request: Request) -> tuple[int, str]:

@@ -12,8 +12,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.events import Event, Failed, Linted, Lost, NodeDraining, NodeLost, Ready
 from orchestrator.plan import Plan
-from orchestrator.scheduler import Event, Failed, Linted, Lost, Ready, Scheduler, StreamState
+from orchestrator.scheduler import Scheduler
+from orchestrator.streams import StreamState
 from workers.errors import ModelError
 from workers.protocol import Finding
 
@@ -63,6 +65,10 @@ class Progress:
                 say(f"worker failed: {error}")
             case Lost(worker, reason):
                 say(f"worker {worker} lost ({reason}); its shard goes back to the queue")
+            case NodeLost(node, reason):
+                say(f"node {node} lost ({reason}); the shards of its workers go back to the queue")
+            case NodeDraining(node, seconds):
+                say(f"node {node} goes away in {_duration(seconds)}; it begins nothing that would take longer")
             case Ready(worker, seconds):
                 say(f"{self._model_of(worker)}: weights loaded in {seconds:.1f} s")
         if self._live:
@@ -93,12 +99,12 @@ class Progress:
         for name, stream in self._scheduler.streams.items():
             if stream.failed and name not in self._reported:
                 self._reported.add(name)
-                say(f"error: model {stream.spec.name!r} is given up, {stream.failed_rows} rows: {stream.failed}")
+                say(f"error: model {stream.spec.name!r} is given up, {_unscored(stream)} rows: {stream.failed}")
 
     def _line(self) -> str:
         """The whole sweep in one line."""
         streams = self._scheduler.streams.values()
-        done, failed = sum(stream.done for stream in streams), sum(stream.failed_rows for stream in streams)
+        done, failed = sum(stream.done for stream in streams), sum(_unscored(stream) for stream in streams)
         seconds = time.monotonic() - self._started
         running = ", ".join(sorted({self._names[worker.stream] for worker in self._scheduler.workers.values()}))
         left = self._plan.owed - done - failed
@@ -114,7 +120,7 @@ class Progress:
         for name, stream in self._scheduler.streams.items():
             phases = Counter(worker.phase for worker in self._scheduler.workers.values() if worker.stream == name)
             state = ", ".join(f"{count} {phase}" for phase, count in sorted(phases.items())) or _resting(stream)
-            cells = [escape(self._names[name]), state, str(stream.done), str(stream.total), str(stream.failed_rows)]
+            cells = [escape(self._names[name]), state, str(stream.done), str(stream.total), str(_unscored(stream))]
             table.add_row(*cells, _rate(stream), _left(stream, max(1, phases.total())))
         return table
 
@@ -122,7 +128,12 @@ class Progress:
 def _resting(stream: StreamState) -> str:
     if stream.failed:
         return "failed"
-    return "waiting" if stream.pending else "done"
+    return "waiting" if stream.waiting else "done"
+
+
+def _unscored(stream: StreamState) -> int:
+    """Rows that have no score and get none."""
+    return stream.failed_rows + len(stream.quarantined)
 
 
 def _rate(stream: StreamState) -> str:
@@ -130,7 +141,7 @@ def _rate(stream: StreamState) -> str:
 
 
 def _left(stream: StreamState, workers: int) -> str:
-    rows = stream.total - stream.done - stream.failed_rows
+    rows = stream.left_rows
     return _duration(rows * stream.seconds / stream.done / workers) if stream.done and rows else ""
 
 

@@ -8,30 +8,36 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from orchestrator.paths import PACKAGE
-from orchestrator.scheduler import (
+from orchestrator.cost import CPU
+from orchestrator.events import (
     Assign,
     Capacity,
+    Check,
     Command,
     Done,
     Event,
     Failed,
+    GpuChecked,
     Lint,
     Linted,
     Load,
     Lost,
+    Node,
     Ready,
     Start,
     Stop,
 )
+from orchestrator.paths import PACKAGE
 from workers.actor import Sink, Worker
 from workers.errors import EngineError, InputError, SweepError, first_line
 from workers.protocol import Request
@@ -44,8 +50,11 @@ if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or (Path.home() /
 
 import ray
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 CONNECT_SECONDS = 10.0
+CUDA_ERROR = "CUDA error"
+"""How the CUDA runtime's errors begin: after one the process is of no more use, and perhaps its GPU."""
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a gRPC client says first: HTTP/2's preface and an empty SETTINGS frame, which a server answers with its own."""
 
@@ -59,51 +68,68 @@ class RayPool:
         self._requests = requests
         self._workers = workers
         self._actors: dict[int, Any] = {}
-        self._tasks: dict[Any, tuple[int, Command]] = {}
+        self._tasks: dict[Any, Lint | Load | Assign | Check] = {}
         connect(address)
         self._sink = sink
 
     def perform(self, command: Command) -> None:
         """Send the command to its actor."""
         match command:
-            case Start(number, spec):
-                resources = {"num_gpus": spec.gpus, "num_cpus": 0 if spec.gpus else 1}
+            case Start(number, spec, placement, nodes):
                 actor = ray.remote(Worker).options(
-                    max_restarts=0, name=f"{spec.name}-{number}-{os.getpid()}", **resources
+                    max_restarts=0,
+                    name=f"{spec.name}-{number}-{os.getpid()}",
+                    num_gpus=placement.gpus,
+                    num_cpus=0 if placement.gpus else 1,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[0], soft=True),
                 )
                 self._actors[number] = actor.remote(spec, self._sink)
             case Lint(number, stream):
-                self._follow(self._actors[number].lint.remote(list(self._requests[stream])), number, command)
+                self._tasks[self._actors[number].lint.remote(list(self._requests[stream]))] = command
             case Load(number):
-                self._follow(self._actors[number].load.remote(), number, command)
+                self._tasks[self._actors[number].load.remote()] = command
             case Assign(number, shard):
-                self._follow(self._actors[number].score.remote(shard), number, command)
+                self._tasks[self._actors[number].score.remote(shard)] = command
             case Stop(number):
-                self._tasks = {task: value for task, value in self._tasks.items() if value[0] != number}
+                mine = [task for task, told in self._tasks.items() if getattr(told, "worker", None) == number]
+                for task in mine:
+                    del self._tasks[task]
                 ray.kill(self._actors.pop(number))
-
-    def _follow(self, task: Any, number: int, command: Command) -> None:
-        self._tasks[task] = (number, command)
+            case Check(node):
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                check = ray.remote(_gpus_answer).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+                self._tasks[check.remote()] = command
 
     def next_event(self, timeout: float) -> Event | None:
         """The first task to end within `timeout` seconds, as an event."""
+        if not self._tasks:  # what is left waits for a machine
+            time.sleep(timeout)
+            return None
         ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=timeout)
         if not ready:
             return None
-        number, command = self._tasks.pop(ready[0])
+        command = self._tasks.pop(ready[0])
+        return self._answer(ready[0], command)
+
+    def _answer(self, task: Any, command: Lint | Load | Assign | Check) -> Event:
+        if isinstance(command, Check):
+            return GpuChecked(command.node, _is_well(task))
         try:
-            return _event(number, command, ray.get(ready[0]))
+            return _event(command, ray.get(task))
         except ray.exceptions.RayTaskError as error:
-            return Failed(number, _cause(error))
+            cause = _cause(error)
+            if CUDA_ERROR not in str(cause):
+                return Failed(command.worker, cause)
+            ray.kill(self._actors.pop(command.worker))
+            return Lost(command.worker, str(cause), gpu=True)
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
             preempted = bool(getattr(error, "preempted", False))
-            return Lost(number, _death(error), preempted)
+            return Lost(command.worker, _death(error), preempted)
 
     def capacity(self) -> Capacity:
-        """The cluster's resources, at most the configured number of workers."""
-        resources = _resources()
-        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-        return Capacity(min(cpus, self._workers or cpus), min(gpus, self._workers or gpus))
+        """The cluster's nodes, at most the configured number of workers."""
+        found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return Capacity(tuple(_node(state) for state in found if state["Alive"]), self._workers)
 
     def close(self) -> None:
         """Kill the actors and leave the cluster; an embedded one ends."""
@@ -193,14 +219,33 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _event(number: int, command: Command, result: Any) -> Event:
+def _node(state: Mapping[str, Any]) -> Node:
+    """A machine as Ray tells of it; Ray's label does not tell an A100 of 40 GB from one of 80."""
+    cpus, gpus = (int(state["Resources"].get(name, 0)) for name in ("CPU", "GPU"))
+    return Node(state["NodeID"], cpus, gpus, "" if gpus else CPU)
+
+
+def _gpus_answer() -> bool:
+    """Whether the driver of this machine's GPUs sees all of them; it says so when one has fallen off the bus."""
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0  # noqa: S607
+
+
+def _is_well(task: Any) -> bool:
+    """What a check found; a node that cannot be asked is not healthy."""
+    try:
+        return bool(ray.get(task))
+    except ray.exceptions.RayError:
+        return False
+
+
+def _event(command: Lint | Load | Assign, result: Any) -> Event:
     match command:
-        case Lint():
+        case Lint(number):
             return Linted(number, tuple(result))
-        case Load():
+        case Load(number):
             return Ready(number, result)
-        case _:
-            return Done(number, result)
+        case Assign(number, shard):
+            return Done(number, shard.id, result)
 
 
 def _cause(error: ray.exceptions.RayTaskError) -> SweepError:

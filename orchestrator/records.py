@@ -34,7 +34,8 @@ class Failure:
 class Account:
     """Where every measurement that a run asked for went; the parts add up to `asked`.
 
-    `left` is what an interrupted run did not come to.
+    `left` is what a run did not come to that was interrupted or met its deadline; `quarantined` are rows that ended
+    every worker they met. Records of earlier versions have none.
     """
 
     asked: int
@@ -42,6 +43,7 @@ class Account:
     reused: int
     failed: int
     left: int
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `done`, `interrupted` or `aborted`; what it paid to endpoints."""
+    """How a run ended: `done`, `interrupted`, `aborted` or `deadline`; what it paid to endpoints."""
 
     state: str
     ended: str

@@ -60,7 +60,8 @@ def test_two_nights_of_one_day_are_two_folders_and_one_line_each(cli: Cli, tmp_p
     assert first.returncode == 0, first.stderr
     day = first.stdout.split()[1].rstrip(":")
     assert first.stdout == (
-        f"nightly {day}: ok; 4 models, 808 of 808 measurements scored; the first night; {store}/nightly/{day}/report.md\n"
+        f"nightly {day}: ok; 4 models, 808 of 808 measurements scored; the first night; "
+        f"{store}/nightly/{day}/report.md\n"
     )
     kept = files_below(store / "nightly" / day)
     assert {"snapshot.json", "report.json", "report.md", "index.html", "demo/leaderboard.csv"} <= kept.keys()

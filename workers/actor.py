@@ -14,6 +14,7 @@ from typing import Protocol
 
 from workers import plugins
 from workers.errors import EngineError, ModelError, boundary
+from workers.fetch import fetch
 from workers.plugins import Engine
 from workers.protocol import Finding, Measurement, ModelSpec, Output, Request, Shard, ShardReport, Unscored, measure
 
@@ -58,15 +59,21 @@ class Worker:
         return findings
 
     def load(self) -> float:
-        """Load the weights; the seconds it took."""
-        started = time.perf_counter()
+        """Fetch the files that are not here yet and load the weights; the seconds of both.
+
+        Fetching, loading and compiling stand apart in the provenance of every part.
+        """
         engine = plugins.resolve("workers.engines", self._spec.engine)
         self._check_environment(engine.PACKAGES)
+        fetched = fetch(self._spec)
+        started = time.perf_counter()
         with boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
-            self._engine = engine.load(self._spec)
+            self._engine = loaded = engine.load(self._spec)
         seconds = time.perf_counter() - started
-        self._provenance = {"load_seconds": f"{seconds:.3f}"}
-        return seconds
+        compiled = float(loaded.details().get("compile_seconds", 0.0))
+        parts = {"fetch_seconds": fetched, "load_seconds": seconds - compiled, "compile_seconds": compiled}
+        self._provenance = {name: f"{took:.3f}" for name, took in parts.items()}
+        return fetched + seconds
 
     def score(self, shard: Shard) -> ShardReport:
         """Score a shard and hand its measurements to the sink; only counts travel back."""
