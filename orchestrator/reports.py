@@ -60,15 +60,15 @@ class Report:
             "new": len({name for one in made for name in one.new}),
             "removed": len({name for one in made for name in one.removed}),
             "recovered": len({name for one in made for name in one.recovered}),
-            "without a whole result": len(self.problems),
+            "problems": len(self.problems),
             "benchmarks with other data": sum(one.data is not None for one in made),
             "re-made": len({moved.model for one in made for moved in one.moved}),
             "significant moves": sum(bool(moved.significant) for one in made for moved in one.moved),
-            "drifting": sum(found.alarm for one in made for found in one.drifts),
+            "drift alarms": sum(found.alarm for one in made for found in one.drifts),
             "ranks changed": sum(len(one.places) for one in made),
             "regressions": len(self.regressions),
         }
-        return [f"{count} {what}" for what, count in numbers.items() if count]
+        return [f"{what} {count}" for what, count in numbers.items() if count]
 
     def to_json(self) -> dict[str, Any]:
         """The object of report.json."""
@@ -231,7 +231,7 @@ def _drift_row(found: Drift) -> dict[str, str]:
         "other tokens": str(found.retokenised),
         "other texts": str(found.texts),
         "verdicts turned": f"{found.turned} of {found.rows}",
-        "": "ALARM" if found.alarm else "holds",
+        "verdict": "ALARM" if found.alarm else "holds",
     }
 
 
