@@ -181,7 +181,7 @@ def _prepared(settings: Settings, store: Store, begun: _Begun, cuda: bool) -> Pr
 def _outcome(settings: Settings, store: Store, prepared: Prepared, facts: Mapping[str, str]) -> Outcome:
     """Score what is owed. A run that asks for what an earlier one asked for already leaves no record of its own."""
     todo = prepared.plan
-    if not todo.owed and _recorded(prepared):
+    if not todo.owed and (not prepared.benchmarks or _recorded(prepared)):
         return evaluate.nothing_owed(todo)
     try:
         return evaluate.sweep(settings, store, prepared, facts)
@@ -193,7 +193,7 @@ def _outcome(settings: Settings, store: Store, prepared: Prepared, facts: Mappin
 
 def _recorded(prepared: Prepared) -> bool:
     """Whether the store's runs name these models and these rows as the newest of each benchmark."""
-    if prepared.refused or not prepared.benchmarks:
+    if prepared.refused:
         return False
     for name, (_, rows) in prepared.benchmarks.items():
         hashes = [run.benchmarks[name] for run in prepared.runs if name in run.benchmarks]

@@ -87,6 +87,23 @@ def test_with_nothing_new_no_ray_and_no_cluster_is_asked(tmp_path: Path) -> None
     assert "nothing changed" in output
 
 
+def test_a_hundred_and_twenty_models_with_nothing_new_take_seconds(tmp_path: Path) -> None:
+    names = [f"seed{number:03d}" for number in range(120)]
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    for number, name in enumerate(names):
+        options = f"options: {{score: random, seed: {number}}}"
+        text = f"# @package models\n{name}:\n  family: baseline\n  {options}\n"
+        (tmp_path / "conf" / "model" / f"{name}.yaml").write_text(text)
+    words = ["--config-dir", str(tmp_path / "conf"), f"model=[{','.join(names)}]", "benchmarks=[demo]"]
+    words.append(f"store={tmp_path / 's'}")
+    assert ran([*words, "pool=local"])[0] == 0
+    began = time.monotonic()
+    code, output, errors = ran(words)
+    assert code == 0, errors
+    assert "; 120 models, 0 of 24240 measurements scored; nothing changed; " in output
+    assert time.monotonic() - began < 30
+
+
 def test_a_cluster_that_does_not_answer_makes_the_night_incomplete(cli: Cli, tmp_path: Path) -> None:
     store = tmp_path / "s"
     assert cli("nightly", *BASELINES, f"store={store}").returncode == 0
