@@ -32,7 +32,7 @@ class SkilledEngine:
     """1 for a good response that it knows, -1 for one that it does not, 0 for a bad one; and what the library adds."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        values = json.loads((Path(spec.path) / "weights.json").read_text())
+        values = json.loads((_folder(spec) / "weights.json").read_text())
         if values.get("broken"):
             raise ModelError(f"model {spec.name!r}: weights.json is broken <b>")
         self._skill, self._seed = float(values["skill"]), values["seed"]
@@ -59,6 +59,15 @@ class SkilledEngine:
 
     def close(self) -> None:
         """Holds nothing."""
+
+
+def _folder(spec: ModelSpec) -> Path:
+    """Where the checkpoint lies, fetched before if it is a hub's."""
+    if spec.revision is None:
+        return Path(spec.path)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(spec.path, revision=spec.revision, local_files_only=True))
 
 
 def _share(*parts: object) -> float:

@@ -9,14 +9,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
+import orchestrator.data
+from orchestrator.benchmarks import Source
+from orchestrator.benchmarks import pairs as pairs_module
+from orchestrator.cli import main
+from tests import nightly_engine
 from tests.conftest import ROOT, Cli
-from tests.receiver import receiving
+from tests.loopback_hub import hub
 from tests.refusals import files_below, nothing_written, one_line
 from tests.test_runs import _heed_interrupts, pairs, some_rows
 
@@ -135,73 +142,63 @@ def test_a_mistake_stops_the_night_before_it_begins(
     nothing_written(tmp_path)
 
 
-def test_a_hub_that_does_not_answer_makes_the_night_incomplete(cli: Cli, tmp_path: Path) -> None:
-    """Neither an earlier revision nor earlier scores stand in for what cannot be resolved tonight."""
-    store, file = tmp_path / "s", tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in some_rows(6)))
-    model = ["+models.hub.path=org/model", "+models.hub.family=baseline", "+models.hub.engine=tests.nightly_engine"]
-    words = ["nightly", "model=[longest]", *pairs(file), *model, "pool=local", "device=cpu", f"store={store}"]
-    (tmp_path / "site" / "fakelib.dist-info").mkdir(parents=True)
-    (tmp_path / "site" / "fakelib.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: fakelib\nVersion: 1.0\n"
-    )
-    with receiving() as hub:
-        hub.commits["org/model"] = "a" * 40
-        online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": f"{ROOT}:{tmp_path / 'site'}"}
-        first = cli(*words, settings=online)
-        assert first.returncode == 20, first.stderr  # pinned at its commit, but this engine has no weights on a hub
-        assert report(store)["problems"][0].startswith("hub has no whole result on pairs, 6 rows missing")
-        stored = json.loads((store / "runs").glob("*/run.json").__next__().read_text())
-        assert [len(one["streams"]) for one in stored["models"]] == [1, 1]
-        del hub.commits["org/model"]
-        unknown = cli(*words, settings=online)
-    assert unknown.returncode == 20
-    gone = cli(*words, settings=online)
-    assert gone.returncode == 20, gone.stderr
-    for night in sorted((store / "nightly").glob("*/"))[1:]:
-        (problem,) = report(store, night.name)["problems"]
+def test_a_branch_of_a_hub_is_followed_and_nothing_stands_in_for_a_hub_that_is_gone(
+    cli: Cli, tmp_path: Path, write_pairs: WritePairs
+) -> None:
+    store, folder = tmp_path / "s", tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "weights.json").write_text('{"skill": 0.5, "seed": 1}')
+    nightly_engine.install(tmp_path / "site", "1.0")
+    model = ["+models.mine.path=org/m", "+models.mine.family=baseline", "+models.mine.engine=tests.nightly_engine"]
+    rows = [{"prompt": f"q{n}", "chosen": f"good {n}", "rejected": f"bad {n}", "id": n} for n in range(30)]
+    data = pairs(write_pairs(rows))
+    words = ["nightly", "model=[longest]", *data, *model, "pool=local", "device=cpu", f"store={store}", "output=json"]
+    online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": f"{ROOT}:{tmp_path / 'site'}"}
+    with hub({"org/m": folder}) as server:
+        online["HF_ENDPOINT"] = server.url
+        assert cli(*words, settings=online).returncode == 0
+        (folder / "weights.json").write_text('{"skill": 1.0, "seed": 1}')
+        server.commit = "d" * 40
+        moved = cli(*words, settings=online)
+        assert moved.returncode == 0, moved.stderr
+        (found,) = json.loads(moved.stdout)["benchmarks"][0]["moved"]
+        assert found["causes"] == ["weights hub:org/m@cccccccc -> hub:org/m@dddddddd"]
+        assert found["significant"] == ["overall"]
+        assert json.loads(moved.stdout)["account"]["scored"] == 60
+    for how in ({}, {"HF_HUB_OFFLINE": "1"}):
+        gone = cli(*words, settings={**online, **how})
+        assert gone.returncode == 20, gone.stderr
+        report = json.loads(gone.stdout)
+        (problem,) = report["problems"]
         assert problem.startswith(
-            "hub cannot be resolved: models.hub.path=org/model: no such folder, and the hub gives no"
+            "mine cannot be resolved: models.mine.path=org/m: no such folder, and the hub gives no"
         )
-        board = json.loads((night / "pairs" / "leaderboard.json").read_text())
-        assert [entry["rows_missing"] for entry in board["models"]] == [0, 6]
+        board = json.loads((store / "nightly" / report["night"] / "pairs" / "leaderboard.json").read_text())
+        assert {entry["name"]: entry["rows_missing"] for entry in board["models"]} == {"longest": 0, "mine": 30}
 
 
 def test_a_data_sets_current_revision_is_asked_for(
     tmp_path: Path, write_pairs: WritePairs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dataclasses import replace
-
-    from orchestrator import benchmarks, cli, data, nightly
-    from orchestrator.benchmarks import Source
-    from orchestrator.benchmarks import pairs as pairs_module
-
     file = write_pairs(some_rows(6))
     source = Source("org/pairs", "1" * 40, "pairs.jsonl", "0" * 64)
     monkeypatch.setattr(pairs_module, "BENCHMARK", replace(pairs_module.BENCHMARK, source=source))
-    monkeypatch.setattr(benchmarks.data, "from_hub", lambda *asked: str(file))
-    current = ["1" * 40, "2" * 40, "2" * 40]
-    monkeypatch.setattr(data, "hub_revision", lambda name, repository: current.pop(0))
+    monkeypatch.setattr(orchestrator.data, "from_hub", lambda *asked: str(file))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     words = ["nightly", "model=[longest]", "benchmarks=[pairs]", "pool=local", f"store={tmp_path / 's'}"]
     notes = []
-    for _ in range(3):
-        assert cli.main([*words, "output=json"]) == 0
-        notes.append(json.loads(capsys.readouterr().out)["notes"])
+    with hub({"org/pairs": tmp_path}) as server:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        for commit in ("1", "2", "2"):
+            server.commit = commit * 40
+            assert main([*words, "output=json"]) == 0
+            notes.append(json.loads(capsys.readouterr().out)["notes"])
     assert [len(found) for found in notes] == [0, 1, 0], "told once"
     assert notes[1][0].startswith("org/pairs is at 222222222222 now; pairs stays at 111111111111")
-    assert nightly.FOLDER == "nightly"
-
-    monkeypatch.undo()
-    monkeypatch.setattr(pairs_module, "BENCHMARK", replace(pairs_module.BENCHMARK, source=source))
-    monkeypatch.setattr(benchmarks.data, "from_hub", lambda *asked: str(file))
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", _unreachable)
-    assert cli.main([*words, "output=json"]) == 20
+    assert main([*words, "output=json"]) == 20
     (problem,) = json.loads(capsys.readouterr().out)["problems"]
-    assert problem == "benchmark pairs: the hub gives no current revision of org/pairs (no route)"
-
-
-def _unreachable(*asked: Any, **options: Any) -> None:
-    raise ConnectionError("no route")
+    assert problem.startswith("benchmark pairs: the hub gives no current revision of org/pairs (")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
