@@ -14,8 +14,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 import orchestrator.data
 from orchestrator.benchmarks import Source
@@ -185,11 +185,11 @@ def test_a_data_sets_current_revision_is_asked_for(
     source = Source("org/pairs", "1" * 40, "pairs.jsonl", "0" * 64)
     monkeypatch.setattr(pairs_module, "BENCHMARK", replace(pairs_module.BENCHMARK, source=source))
     monkeypatch.setattr(orchestrator.data, "from_hub", lambda *asked: str(file))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     words = ["nightly", "model=[longest]", "benchmarks=[pairs]", "pool=local", f"store={tmp_path / 's'}"]
     notes = []
     with hub({"org/pairs": tmp_path}) as server:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
         for commit in ("1", "2", "2"):
             server.commit = commit * 40
             assert main([*words, "output=json"]) == 0

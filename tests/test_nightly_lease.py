@@ -142,8 +142,8 @@ class Flaky:
         return done
 
 
-def test_a_store_that_fails_for_a_moment_costs_no_lease(local: ParquetStore) -> None:
-    flaky = Flaky(local)
+def test_a_store_that_fails_for_a_moment_costs_no_lease(store: ParquetStore) -> None:
+    flaky = Flaky(store)
     with hold(flaky, PATH, beat=0.02, patience=PATIENCE) as ours:  # type: ignore[arg-type]
         flaky.failing += ["lost", "unheard", "lost", "unheard", "unheard"]
         until = time.monotonic() + 10
@@ -151,13 +151,13 @@ def test_a_store_that_fails_for_a_moment_costs_no_lease(local: ParquetStore) -> 
             time.sleep(0.01)
         time.sleep(0.1)
         ours.check()
-        assert json.loads(local.load(PATH) or b"")["beat"] > 3
-    assert json.loads(local.load(PATH) or b"")["free"] is True
+        assert json.loads(store.load(PATH) or b"")["beat"] > 3
+    assert json.loads(store.load(PATH) or b"")["free"] is True
 
 
-def test_a_store_that_fails_for_good_costs_the_lease(local: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_for_good_costs_the_lease(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease._thread, "interrupt_main", lambda number: None)
-    flaky = Flaky(local)
+    flaky = Flaky(store)
     with hold(flaky, PATH, beat=0.02, patience=0.3) as ours:  # type: ignore[arg-type]
         flaky.failing += ["lost"] * 1000
         until = time.monotonic() + 10
@@ -167,17 +167,17 @@ def test_a_store_that_fails_for_good_costs_the_lease(local: ParquetStore, monkey
             ours.check()
 
 
-def test_a_lease_that_was_given_back_is_had_at_once(local: ParquetStore) -> None:
+def test_a_lease_that_was_given_back_is_had_at_once(store: ParquetStore) -> None:
     def no_sleep(seconds: float) -> None:
         raise AssertionError("a free lease needs no watching")
 
     for _ in range(3):
-        with hold(local, PATH, sleep=no_sleep):
+        with hold(store, PATH, sleep=no_sleep):
             pass
 
 
-def test_giving_back_while_another_watches_lets_it_in(local: ParquetStore) -> None:
-    first = hold(local, PATH, beat=60)
+def test_giving_back_while_another_watches_lets_it_in(store: ParquetStore) -> None:
+    first = hold(store, PATH, beat=60)
     first.__enter__()
     pauses: list[float] = []
 
@@ -185,30 +185,30 @@ def test_giving_back_while_another_watches_lets_it_in(local: ParquetStore) -> No
         pauses.append(seconds)
         first.__exit__(None, None, None)
 
-    with hold(local, PATH, patience=60, sleep=sleep) as second:
+    with hold(store, PATH, patience=60, sleep=sleep) as second:
         second.check()
     assert len(pauses) == 1
 
 
-def test_a_damaged_lease_is_named(local: ParquetStore) -> None:
-    local.save(PATH, b"{}")
+def test_a_damaged_lease_is_named(store: ParquetStore) -> None:
+    store.save(PATH, b"{}")
     with (
         pytest.raises(StoreError, match=r"nightly/lease.json is damaged; remove it if no night is at work"),
-        hold(local, PATH),
+        hold(store, PATH),
     ):
         pass
 
 
-def test_beats_are_seen_as_life(local: ParquetStore) -> None:
+def test_beats_are_seen_as_life(store: ParquetStore) -> None:
     beats = iter(range(1, 100))
     holder = lease.Holder("other", "elsewhere", 7, "2026-01-01T00:00:00+00:00")
-    local.save(PATH, holder.encoded())
+    store.save(PATH, holder.encoded())
 
     def beat(seconds: float) -> None:
-        local.save(PATH, lease.replace(holder, beat=next(beats)).encoded())
+        store.save(PATH, lease.replace(holder, beat=next(beats)).encoded())
 
     with (
         pytest.raises(LeaseHeld, match="another night is at work: process 7 on elsewhere"),
-        hold(local, PATH, sleep=beat),
+        hold(store, PATH, sleep=beat),
     ):
         pass
