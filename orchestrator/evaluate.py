@@ -94,10 +94,12 @@ def _prepare(settings: Settings, store: Store) -> Prepared:
     require_models(settings)
     benchmarks = {name: load_benchmark(settings, name) for name in benchmarks_of(settings)}
     models, refused = pinned(settings, uses_cuda(settings))
-    if len(refused) == len(models):
-        raise InputError(next(iter(refused.values())))
-    for name, reason in refused.items():
+    said = list(refused.items())
+    last = said.pop() if len(refused) == len(models) else None
+    for name, reason in said:
         say(f"error: model '{name}' is given up: {reason}")
+    if last is not None:  # nothing is left to be scored: a mistake of the command
+        raise InputError(last[1])
     return planned(settings, store, models, refused, benchmarks)
 
 
