@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 DEMO := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm check format wheel clean
+.PHONY: help install demo test test-vllm bench check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 
 test-vllm: $(VLLM)/.installed ## the tests that need vLLM, on the CPU
 	$(VLLM)/bin/python -m pytest -m vllm
+
+bench: $(INSTALLED) ## speed against the reference and vLLM, hours; BENCH="--step 60" for a first look
+	$(BIN)/python -m bench.throughput $(BENCH)
 
 check: $(INSTALLED) ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -91,21 +91,34 @@ def reference_scores(
 ) -> Scores:
     """The reference's scores at a batch size, from its own command line; implicit rewards given `tuned_from`."""
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "rows.jsonl"
-        data.write_text("".join(json.dumps(_conversations(row)) + "\n" for row in rows), encoding="utf-8")
-        (Path(folder) / "zoo").mkdir()
-        (Path(folder) / "zoo" / "model").symlink_to(checkpoint.resolve())
+        flags = reference_flags(Path(folder), checkpoint, rows, batch, tuned_from)
         script = (shared / "reference" / "run_reference.py").resolve()
-        options = ["--model", "zoo/model", "--dataset", str(data), "--load_json", "--output_dir", f"{folder}/out/"]
-        command = [sys.executable, str(script), "--venv", str(venv.resolve()), "--", *options]
-        command += ["--batch_size", str(batch)]
-        if tuned_from is not None:
-            (Path(folder) / "zoo" / "reference").symlink_to(tuned_from.resolve())
-            command += ["--ref_model", "zoo/reference"]
+        command = [sys.executable, str(script), "--venv", str(venv.resolve()), "--", *flags]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"the reference failed: {done.stderr[-2000:]}")
-        lines = (Path(folder) / "out" / "zoo" / "model_outputs.jsonl").read_text(encoding="utf-8").splitlines()
+        return scores_written(Path(folder))
+
+
+def reference_flags(
+    folder: Path, checkpoint: Path, rows: Sequence[dict[str, str]], batch: int, tuned_from: Path | None = None
+) -> list[str]:
+    """The flags of the reference's command, whose working directory is `folder`; rows and models are put there."""
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(_conversations(row)) + "\n" for row in rows), encoding="utf-8")
+    (folder / "zoo").mkdir()
+    (folder / "zoo" / "model").symlink_to(checkpoint.resolve())
+    flags = ["--model", "zoo/model", "--dataset", str(data), "--load_json", "--output_dir", f"{folder}/out/"]
+    flags += ["--batch_size", str(batch)]
+    if tuned_from is not None:
+        (folder / "zoo" / "reference").symlink_to(tuned_from.resolve())
+        flags += ["--ref_model", "zoo/reference"]
+    return flags
+
+
+def scores_written(folder: Path) -> Scores:
+    """The scores of a run of the reference in that folder."""
+    lines = (folder / "out" / "zoo" / "model_outputs.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     return [_number(row[side]) for row in found for side in ("scores_chosen", "scores_rejected")]
 

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from orchestrator.events import Capacity, Command, Event, Tick
+from orchestrator.ahead import Ahead
+from orchestrator.events import Capacity, Command, Event, Fetch, Tick
 from orchestrator.scheduler import Scheduler
 
 TICK_SECONDS = 0.5
@@ -15,7 +16,7 @@ TICK_SECONDS = 0.5
 class Pool(Protocol):
     """Where workers run. Two methods carry a run; `close` ends every worker that is left."""
 
-    def perform(self, command: Command) -> None:
+    def perform(self, command: Command | Fetch) -> None:
         """Do what the scheduler said, without waiting for it."""
 
     def next_event(self, timeout: float) -> Event | None:
@@ -34,9 +35,9 @@ def run(scheduler: Scheduler, pool: Pool, observe: Callable[[Event | None], None
     The caller closes the pool, also when this raises.
     """
     scheduler.handle(Tick(time.monotonic()))
-    commands = scheduler.begin()
+    commands, ahead = scheduler.begin(), Ahead()
     while True:
-        for command in commands:
+        for command in (*commands, *ahead.watch(commands, scheduler)):
             pool.perform(command)
         if scheduler.finished:
             return

@@ -77,6 +77,14 @@ class Check:
     node: str
 
 
+@dataclass(frozen=True)
+class Fetch:
+    """Bring a model's files to a machine, in the background; a load there will want them. No event answers it."""
+
+    spec: ModelSpec
+    node: str
+
+
 Command = Start | Lint | Load | Assign | Stop | Check
 
 

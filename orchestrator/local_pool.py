@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from orchestrator.cost import CPU
 from orchestrator.events import (
@@ -13,6 +14,7 @@ from orchestrator.events import (
     Done,
     Event,
     Failed,
+    Fetch,
     Lint,
     Linted,
     Load,
@@ -23,6 +25,7 @@ from orchestrator.events import (
 )
 from workers.actor import Sink, Worker
 from workers.errors import EngineError, SweepError, boundary
+from workers.fetch import fetch
 from workers.protocol import Request
 
 
@@ -35,8 +38,9 @@ class LocalPool:
         self._gpus = gpus
         self._workers: dict[int, Worker] = {}
         self._tasks: deque[tuple[int, Callable[[], Event]]] = deque()
+        self._fetching = ThreadPoolExecutor(max_workers=1)
 
-    def perform(self, command: Command) -> None:
+    def perform(self, command: Command | Fetch) -> None:
         """Queue the command; `Start` and `Stop` act at once. Nothing is lost here, so there is nothing to check."""
         match command:
             case Start(number, spec):
@@ -53,6 +57,8 @@ class LocalPool:
             case Stop(number):
                 self._workers.pop(number).close()
                 self._tasks = deque(task for task in self._tasks if task[0] != number)
+            case Fetch(spec):
+                self._fetching.submit(fetch, spec)  # what it cannot fetch, the load will miss and say
 
     def next_event(self, timeout: float) -> Event | None:
         """Run the oldest queued command and report how it ended."""
@@ -69,6 +75,7 @@ class LocalPool:
 
     def close(self) -> None:
         """Drop all weights."""
+        self._fetching.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()

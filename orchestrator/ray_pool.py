@@ -27,6 +27,7 @@ from orchestrator.events import (
     Done,
     Event,
     Failed,
+    Fetch,
     GpuChecked,
     Lint,
     Linted,
@@ -40,6 +41,7 @@ from orchestrator.events import (
 from orchestrator.paths import PACKAGE
 from workers.actor import Sink, Worker
 from workers.errors import EngineError, InputError, SweepError, first_line
+from workers.fetch import fetch
 from workers.protocol import Request
 
 # Ray reads these when it is imported. A cluster asks for a token by default, a joining driver sends none by default.
@@ -72,7 +74,7 @@ class RayPool:
         connect(address)
         self._sink = sink
 
-    def perform(self, command: Command) -> None:
+    def perform(self, command: Command | Fetch) -> None:
         """Send the command to its actor."""
         match command:
             case Start(number, spec, placement, nodes):
@@ -99,6 +101,9 @@ class RayPool:
                 there = NodeAffinitySchedulingStrategy(node, soft=False)
                 check = ray.remote(_gpus_answer).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
                 self._tasks[check.remote()] = command
+            case Fetch(spec, node):  # nobody waits for it: what it cannot fetch, the load will miss and say
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                ray.remote(fetch).options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(spec)
 
     def next_event(self, timeout: float) -> Event | None:
         """The first task to end within `timeout` seconds, as an event."""
