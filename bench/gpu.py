@@ -62,9 +62,7 @@ class Gpu:
         self.scores: dict[str, Scores] = {}
         self.result: dict[str, Any] = {"device": self.device, "dtype": self.dtype, "shape": self.shape, "steps": {}}
 
-    def step(
-        self, name: str, run: Callable[[Sequence[Pair]], tuple[Scores, int]], causal: bool, steps_left: int
-    ) -> None:
+    def step(self, name: str, run: Run, steps_left: int) -> None:
         """Measure a way of scoring, whatever becomes of it, and say what is known so far."""
         left = self.options.seconds - (time.monotonic() - self.started)
         if left <= 0:
@@ -106,12 +104,12 @@ class Gpu:
             torch.cuda.synchronize()
         return found, time.perf_counter() - started, pairs
 
-    def engine(self, causal: bool, seed: int = 0, **fields: Any) -> engine.TransformersEngine:
+    def load(self, causal: bool, seed: int = 0) -> engine.TransformersEngine:
         """Our engine on a random model."""
         family = "bench.random_policy" if causal else "bench.random_reward"
         spec = ModelSpec("random", str(self.folder), "random", family, "1", "transformers", "1", (), dtype=self.dtype)
         options = {"shape": self.shape, "seed": seed}
-        values = {**spec.to_json(), "options": options, "gpus": int(self.cuda), **fields}
+        values = {**spec.to_json(), "options": options, "gpus": int(self.cuda)}
         return engine.load(ModelSpec.from_json(values))
 
     def model(self, causal: bool, seed: int = 0) -> Any:
@@ -170,7 +168,7 @@ def _joined(blocks: Sequence[Sequence[Pair]]) -> list[Pair]:
 
 def classifier(gpu: Gpu, left: int) -> None:
     """All ways to score with a classifier; `left` steps are to share the time."""
-    gpu.step("classifier, ours", partial(gpu.ours, gpu.engine(causal=False), False), left)
+    gpu.step("classifier, ours", partial(gpu.ours, gpu.load(causal=False), False), left)
     model = gpu.model(causal=False)
     cost = flops.cost_of(model)
 
@@ -190,7 +188,7 @@ def classifier(gpu: Gpu, left: int) -> None:
 
 def implicit(gpu: Gpu, left: int) -> None:
     """All ways to score with a policy and the model that it was tuned from."""
-    policy, base = gpu.engine(causal=True), gpu.engine(causal=True, seed=1)
+    policy, base = gpu.load(causal=True), gpu.load(causal=True, seed=1)
     gpu.step("dpo, ours", lambda pairs: _less(gpu.ours(policy, True, pairs), gpu.ours(base, True, pairs)), left)
     gpu.step("dpo, ours, second policy", partial(gpu.ours, policy, True), left - 1)
     models = [(model, flops.cost_of(model)) for model in (gpu.model(causal=True, seed=seed) for seed in (0, 1))]

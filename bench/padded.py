@@ -84,7 +84,7 @@ def _sums(logits: Any, ids: Any, batch: Sequence[Conversation]) -> Any:
 
 def quantised(model: Any) -> Any:
     """The model with its linear layers in 8 bits, in place, as `load_in_8bit` makes them."""
-    import bitsandbytes
+    import bitsandbytes  # type: ignore[import-not-found]
 
     for name, module in list(model.named_modules()):
         parent, _, last = name.rpartition(".")

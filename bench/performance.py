@@ -136,7 +136,7 @@ def _speed(
     """How many times as long theirs takes; `under` is the field of ours where it is another."""
     seconds = f"{_seconds(records, *theirs, field=field)} / {_seconds(records, *ours, field=under or field)}"
     ratio = records.ratio(theirs, ours, field, under)
-    return Figure(name, goal, ratio, "x", f"{seconds} s", f"{COMMAND} {theirs[0]}")
+    return Figure(name, goal, ratio, "x", f"{seconds} s" if ratio else "", f"{COMMAND} {theirs[0]}")
 
 
 def sides(records: Records, models: Sequence[str]) -> list[tuple[str, ...]]:
@@ -200,7 +200,7 @@ def report(lines: Sequence[Record], gpu: Record | None = None) -> str:
         (SIDES, sides(records, models)),
         (LEFT_OUT, left_out(records)),
     ]
-    others = max((record["busy"] for record in lines), default=0.0)
+    others = max((record.get("busy", 0.0) for record in lines), default=0.0)
     return f"{pairs} pairs; {where}; at most {others:.0%} busy before a measurement\n\n" + "\n".join(
         _table(head, rows) for head, rows in tables
     )

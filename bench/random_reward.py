@@ -19,7 +19,7 @@ KIND: Kind = "reward"
 TIES = "lose"
 SCORING: Mapping[str, tuple[Any, ...]] = {}
 
-SHAPES: Mapping[str, Mapping[str, int]] = {
+SHAPES: Mapping[str, Mapping[str, Any]] = {
     "8b": {
         "hidden_size": 4096,
         "intermediate_size": 14336,
@@ -53,7 +53,7 @@ def config(spec: ModelSpec) -> Any:
         max_position_embeddings=8192,
         rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
         initializer_range=0.7 / shape["hidden_size"] ** 0.5,
-        num_labels=1,
+        num_labels=1,  # type: ignore[call-arg]
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,

@@ -58,8 +58,8 @@ def main() -> None:
 
     import torch
     import transformers
-    from rewardbench.dpo import DPOInference
-    from rewardbench.models.pipeline import RewardBenchPipeline
+    from rewardbench.dpo import DPOInference  # type: ignore[import-not-found]
+    from rewardbench.models.pipeline import RewardBenchPipeline  # type: ignore[import-not-found]
 
     clock = Clock()
     RewardBenchPipeline.__call__ = clock.around(RewardBenchPipeline.__call__, ("model",))

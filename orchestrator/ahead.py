@@ -55,4 +55,4 @@ class Ahead:
 def _waiting(streams: Iterable[StreamState]) -> list[StreamState]:
     """Models of the hub without a worker, in the order in which the scheduler gives them one."""
     waiting = [stream for stream in streams if stream.waiting and not stream.crew and stream.spec.revision is not None]
-    return sorted(waiting, key=lambda stream: (-stream.priority, -stream.queued_cost * stream.scale))
+    return sorted(waiting, key=lambda stream: (-stream.priority, -stream.pieces.cost * stream.scale))

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from typing import Protocol
 
 from orchestrator.ahead import Ahead
-from orchestrator.events import Capacity, Command, Event, Fetch, Tick
+from orchestrator.demand import wanted
+from orchestrator.events import Capacity, Command, Event, Fetch, Tick, Want
 from orchestrator.scheduler import Scheduler
 
 TICK_SECONDS = 0.5
+WANT_SECONDS = 2.0
+"""A pool is told so often what the run could use."""
 
 
 class Pool(Protocol):
     """Where workers run. Two methods carry a run; `close` ends every worker that is left."""
 
-    def perform(self, command: Command | Fetch) -> None:
+    def perform(self, command: Command | Fetch | Want) -> None:
         """Do what the scheduler said, without waiting for it."""
 
     def next_event(self, timeout: float) -> Event | None:
@@ -36,7 +39,11 @@ def run(scheduler: Scheduler, pool: Pool, observe: Callable[[Event | None], None
     """
     scheduler.handle(Tick(time.monotonic()))
     commands, ahead = scheduler.begin(), Ahead()
+    told = -WANT_SECONDS
     while True:
+        if scheduler.now - told >= WANT_SECONDS:
+            told = scheduler.now
+            pool.perform(wanted(scheduler.streams.values(), scheduler.now))
         for command in (*commands, *ahead.watch(commands, scheduler)):
             pool.perform(command)
         if scheduler.finished:

@@ -24,10 +24,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the cluster offers: its nodes, and at most so many workers at a time."""
+    """What the cluster offers: its nodes, and at most so many workers at a time; whether it `grows` when asked to."""
 
     nodes: tuple[Node, ...]
     workers: int | None = None
+    grows: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,23 @@ class Fetch:
 
     spec: ModelSpec
     node: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """So many workers, each of which takes this much of one or more nodes, as in `Placement`."""
+
+    kind: str
+    gpus: float
+    nodes: int
+    workers: int
+
+
+@dataclass(frozen=True)
+class Want:
+    """All that a run could use now, for a cluster that grows; more is not needed. No event answers it."""
+
+    needs: tuple[Need, ...]
 
 
 Command = Start | Lint | Load | Assign | Stop | Check

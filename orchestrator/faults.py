@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from orchestrator.streams import Phase, Piece, StreamState, halves
+from orchestrator.pieces import Piece, halves
+from orchestrator.streams import StreamState, WorkerState
 
 
 @dataclass(frozen=True)
@@ -16,22 +17,26 @@ class Limits:
     """What a run puts up with.
 
     `max_attempts` for a shard and for a load; `max_strikes` ends in a row, without a shard scored, end the model;
-    beyond `max_quarantined` rows of a model its shards fail uncut. No shard is begun after `deadline` seconds. While
-    nothing can run, `patience` seconds are waited for a node.
+    beyond `max_quarantined` rows of a model its shards fail uncut. No shard is begun after `deadline` seconds. Where
+    nothing can run, and the cluster grows or has lost nodes, `patience` seconds are waited for one.
     """
 
     max_attempts: int = 3
     max_strikes: int = 12
     max_quarantined: int = 32
     deadline: float = inf
-    patience: float = 0.0
+    patience: float = 600.0
 
 
-def strike(stream: StreamState, number: int, started: int, phase: Phase, limits: Limits) -> bool:
-    """Count a worker that ended by a fault, `started` workers after the run began; whether its model is hopeless."""
+def strike(stream: StreamState, number: int, worker: WorkerState, started: int, limits: Limits) -> bool:
+    """Count a worker that ended by a fault when `started` workers had been; whether its model is hopeless.
+
+    The next one goes elsewhere, where there is room: one bad node must not use up all attempts.
+    """
+    stream.shunned.update(worker.nodes)
     counts = number >= stream.struck
     stream.struck = started if counts else stream.struck
-    if phase == "busy":
+    if worker.phase == "busy":
         stream.strikes += counts
         return stream.strikes >= limits.max_strikes
     stream.loads += counts
@@ -45,9 +50,9 @@ def suspect(stream: StreamState, piece: Piece, reason: str, cut: bool, limits: L
     """
     attempts = stream.attempts[piece.name] = stream.attempts.get(piece.name, 0) + 1
     if attempts < limits.max_attempts:
-        stream.put(piece, suspect=True)
+        stream.pieces.put(piece, suspect=True)
         return
-    stream.settle(piece)
+    stream.pieces.settle(piece)
     rows = piece.shard.requests
     if not cut or len(stream.quarantined) >= limits.max_quarantined:
         stream.failures.append((piece.shard, reason))
@@ -56,4 +61,4 @@ def suspect(stream: StreamState, piece: Piece, reason: str, cut: bool, limits: L
     else:
         for half in halves(piece):
             stream.attempts[half.name] = 0 if len(half.shard.requests) == 1 else limits.max_attempts - 1
-            stream.put(half, suspect=True)
+            stream.pieces.put(half, suspect=True)

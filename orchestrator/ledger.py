@@ -5,7 +5,7 @@ Shares are counted in ten-thousandths, as Ray does, so that three thirds fit on 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from orchestrator.cost import Placement
@@ -74,14 +74,18 @@ class Ledger:
     def _workers_on(self, name: str) -> list[int]:
         return [worker for worker, parts in self._held.items() if any(part.node == name for part in parts)]
 
-    def find(self, placement: Placement) -> tuple[str, ...] | None:
-        """Nodes that have room for a worker now, the fullest first so that large holes stay; None if there is none."""
+    def find(self, placement: Placement, shunned: Set[str] = frozenset()) -> tuple[str, ...] | None:
+        """Nodes that have room for a worker now; None if there are none.
+
+        The fullest first, so that large holes stay; those that are shunned last.
+        """
         if self._limit is not None and len(self._held) >= self._limit:
             return None
         rooms = [(room, name) for name, node in self.nodes.items() if (room := _room(node, placement)) is not None]
         if len(rooms) < placement.nodes:
             return None
-        return tuple(name for _, name in sorted(rooms)[: placement.nodes])
+        ranked = sorted((name in shunned, room, name) for room, name in rooms)
+        return tuple(name for _, _, name in ranked[: placement.nodes])
 
     def fits(self, placement: Placement) -> bool:
         """Whether the nodes that stay could hold a worker if they were empty; what awaits a check counts."""

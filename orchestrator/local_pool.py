@@ -22,6 +22,7 @@ from orchestrator.events import (
     Ready,
     Start,
     Stop,
+    Want,
 )
 from workers.actor import Sink, Worker
 from workers.errors import EngineError, SweepError, boundary
@@ -40,8 +41,8 @@ class LocalPool:
         self._tasks: deque[tuple[int, Callable[[], Event]]] = deque()
         self._fetching = ThreadPoolExecutor(max_workers=1)
 
-    def perform(self, command: Command | Fetch) -> None:
-        """Queue the command; `Start` and `Stop` act at once. Nothing is lost here, so there is nothing to check."""
+    def perform(self, command: Command | Fetch | Want) -> None:
+        """Queue the command; `Start` and `Stop` act at once. Nothing is lost here or grows: no checks, no wants."""
         match command:
             case Start(number, spec):
                 self._workers[number] = Worker(spec, self._sink)

@@ -14,24 +14,33 @@ from orchestrator import data, evaluate, provenance, records, reports, webhook
 from orchestrator.benchmarks import Benchmark, Example, Source, data_hash, find
 from orchestrator.changes import Changes
 from orchestrator.config import Settings
-from orchestrator.evaluate import INTERRUPTED, Prepared, benchmarks_of, uses_cuda
+from orchestrator.evaluate import INTERRUPTED
 from orchestrator.leaderboards import files_of
 from orchestrator.lease import LeaseHeld, LeaseLost, hold
 from orchestrator.moves import Tonight, changes_since, standings
+from orchestrator.prepare import (
+    Loaded,
+    Prepared,
+    benchmark_names,
+    load_benchmark,
+    plan_owed,
+    require_models,
+    resolved,
+    uses_cuda,
+)
 from orchestrator.progress import say
 from orchestrator.records import Account, Outcome
 from orchestrator.reducer import reduce
 from orchestrator.reports import Report
 from orchestrator.snapshots import FOLDER, History, Snapshot, extended, load_snapshot, next_night, nights, save_night
 from orchestrator.stores import Store, open_store
+from workers import logs
 from workers.errors import InputError
 from workers.protocol import Measurement
 
 HELD = 30
 """The exit code of a night that found another one at work, or was overtaken by it."""
 LEASE = f"{FOLDER}/lease.json"
-
-Loaded = Mapping[str, tuple[Benchmark, list[Example]]]
 
 
 def nightly(settings: Settings) -> int:
@@ -44,14 +53,14 @@ def hold_night(settings: Settings, today: str) -> int:
     if settings.output == "csv":
         raise InputError("output=csv: nightly prints text (one line), json or markdown")
     url = webhook.address(settings.webhook)
-    evaluate.require_models(settings)
-    for name in benchmarks_of(settings):
+    require_models(settings)
+    for name in benchmark_names(settings):
         find(name).rule(settings.rule)
     facts = provenance.capture(provenance.new_run_id())
     store = open_store(settings.store, facts)
     store.prepare()
     try:
-        with evaluate.sigterm_as_interrupt(), hold(store, LEASE) as lease:
+        with logs.bound(run=facts["run"]), evaluate.sigterm_as_interrupt(), hold(store, LEASE) as lease:
             try:
                 report = _night(settings, store, facts, today, lease.check)
             except KeyboardInterrupt:
@@ -125,9 +134,9 @@ def _loaded(settings: Settings) -> tuple[Loaded, dict[str, str]]:
     """The benchmarks' rows, and why some of them cannot be had, by benchmark."""
     loaded: dict[str, tuple[Benchmark, list[Example]]] = {}
     faults: dict[str, str] = {}
-    for name in benchmarks_of(settings):
+    for name in benchmark_names(settings):
         try:
-            loaded[name] = evaluate.load_benchmark(settings, name)
+            loaded[name] = load_benchmark(settings, name)
         except InputError as error:
             say(f"error: benchmark '{name}' is given up: {error}")
             faults[name] = f"benchmark {name} has no rows tonight: {error}"
@@ -172,10 +181,10 @@ def _scored(settings: Settings, store: Store, begun: _Begun) -> _Scored:
 
 
 def _prepared(settings: Settings, store: Store, begun: _Begun, cuda: bool) -> Prepared:
-    models, refused = evaluate.pinned(settings, cuda)
+    models, refused = resolved(settings, cuda, {})
     for name, reason in refused.items():
         say(f"error: model '{name}' is given up: {reason}")
-    return evaluate.planned(settings, store, models, refused, begun.loaded)
+    return plan_owed(settings, store, models, refused, begun.loaded, cuda)
 
 
 def _outcome(settings: Settings, store: Store, prepared: Prepared, facts: Mapping[str, str]) -> Outcome:
@@ -214,8 +223,7 @@ def _boards(settings: Settings, store: Store, begun: _Begun, scored: _Scored) ->
 
     @cache
     def read(fingerprint: str) -> Mapping[str, Measurement]:
-        fresh = prepared.plan.streams[fingerprint].owed
-        return (store.read(fingerprint) if fresh else prepared.streams[fingerprint]).rows
+        return store.read(fingerprint).rows
 
     found = []
     for name, (benchmark, rows) in prepared.benchmarks.items():

@@ -7,24 +7,34 @@ a nightly run are the same operation.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from orchestrator.benchmarks import Example
 from orchestrator.cost import Placement
 from workers import plugins
 from workers.plugins import FamilyModule
-from workers.protocol import Message, Model, ModelSpec, Request, Shard
+from workers.protocol import Message, Model, ModelSpec, Request, Shard, digest
 
 HASH = re.compile(r"\b[0-9a-f]{32,64}\b")
 ENDPOINT_ROWS = 64
 """Requests a shard at most where each is paid for: a lost worker loses what it has not written."""
 
-Asked = Mapping[str, tuple[Request, str]]
-"""Requests by digest, each with the first place where it occurs, as `benchmark/subset`."""
+
+@dataclass(frozen=True)
+class Asked:
+    """What a stream is asked for, in the order of its shards; one object for all models that ask the same.
+
+    `subsets` tells for each request the first place where it occurs, as `benchmark/subset`.
+    """
+
+    requests: tuple[Request, ...]
+    subsets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -39,8 +49,8 @@ class Wanted:
 class StreamPlan:
     """One stream of measurements: all requests it is asked for, and those that are owed.
 
-    `subsets` tells for each owed request where it occurs, as `benchmark/subset`. `placements` are the kinds of
-    devices that can hold the model, the best first; none means any device as `spec.gpus` says, times unknown.
+    `subsets` tells for each owed request where it occurs, as `benchmark/subset`. `placements` are all kinds of devices
+    that can hold the model, the fastest first; empty where nothing is known of its size or of the devices.
     """
 
     spec: ModelSpec
@@ -89,7 +99,20 @@ def wanted(model: Model, examples: Iterable[Example]) -> list[Wanted]:
 
 def needs_of(models: Iterable[Model], examples: Sequence[Example]) -> dict[str, list[Wanted]]:
     """What models want, by `Model.asks`: worked out once for all models that ask the same."""
-    return {asks: wanted(model, examples) for asks, model in {model.asks: model for model in models}.items()}
+    made: dict[tuple[Any, ...], list[Wanted]] = {}
+    found: dict[str, list[Wanted]] = {}
+    for model in models:
+        question = _question(model)
+        if question not in made:
+            made[question] = wanted(model, examples)
+        found[model.asks] = made[question]
+    return found
+
+
+def _question(model: Model) -> tuple[Any, ...]:
+    """Models with equal questions want the same: their families share the function, and all that it may look at."""
+    scoring = digest(dict(model.scoring))
+    return family(model.family).wanted, len(model.streams), model.streams[0].protocol, scoring
 
 
 def make_plan(
@@ -104,18 +127,39 @@ def make_plan(
     `present` holds the digests of the requests that each fingerprint has, `earlier` the identity under which
     each stream's name was last seen. A text that occurs twice is owed once.
     """
-    asked = {asks: _asked(model, benchmarks) for asks, model in {model.asks: model for model in models}.items()}
+    return plan_jobs([(models, benchmarks)], present, earlier, shard_rows)
+
+
+def plan_jobs(
+    jobs: Sequence[tuple[Sequence[Model], Mapping[str, Sequence[Example]]]],
+    present: Mapping[str, AbstractSet[str]],
+    earlier: Mapping[str, Mapping[str, Any]],
+    shard_rows: int,
+) -> Plan:
+    """One plan for several jobs, each with models and benchmarks of its own; what two of them want is owed once."""
     specs: dict[str, ModelSpec] = {}
     needs: dict[str, Asked] = {}
-    for model in models:
-        for stream, spec in enumerate(model.streams):
-            specs.setdefault(spec.fingerprint, spec)
-            mine, known = asked[model.asks].get(stream, {}), needs.get(spec.fingerprint)
-            needs[spec.fingerprint] = mine if known is None or known is mine else {**known, **mine}
+    for models, benchmarks in jobs:
+        asked: dict[tuple[Any, ...], Mapping[int, Asked]] = {}
+        for model in models:
+            question = _question(model)
+            if question not in asked:
+                asked[question] = _asked(model, benchmarks)
+            for stream, spec in enumerate(model.streams):
+                specs.setdefault(spec.fingerprint, spec)
+                mine = asked[question].get(stream, Asked((), ()))
+                known = needs.setdefault(spec.fingerprint, mine)
+                if known is not mine:
+                    needs[spec.fingerprint] = _merged(known, mine)
+    pieces: dict[tuple[int, int], list[tuple[Request, ...]]] = {}
     return Plan(
         {
             fingerprint: _stream_plan(
-                spec, needs[fingerprint], present.get(fingerprint, frozenset()), earlier.get(spec.name), shard_rows
+                spec,
+                needs[fingerprint],
+                present.get(fingerprint, frozenset()),
+                earlier.get(spec.name),
+                _cutter(pieces, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows),
             )
             for fingerprint, spec in specs.items()
         }
@@ -123,58 +167,90 @@ def make_plan(
 
 
 def _asked(model: Model, benchmarks: Mapping[str, Sequence[Example]]) -> Mapping[int, Asked]:
-    """What a model is asked for, by stream: worked out once for all models that ask the same."""
+    """What a model is asked for, by stream; streams that are asked the same share it."""
     found: dict[int, dict[str, tuple[Request, str]]] = {}
     for name, rows in benchmarks.items():
-        for row in wanted(model, rows):
-            for stream, request in row.requests:
-                found.setdefault(stream, {}).setdefault(request.digest, (request, f"{name}/{row.example.subset}"))
-    return found
+        for row in rows:
+            place = sys.intern(f"{name}/{row.subset}")
+            for stream, request in family(model.family).wanted(model, row.prompt, row.responses):
+                found.setdefault(stream, {}).setdefault(request.digest, (request, place))
+    made: dict[int, Asked] = {}
+    for stream, requests in found.items():
+        twin = next((other for other in made if found[other].keys() == requests.keys()), None)
+        made[stream] = _ordered(requests) if twin is None else made[twin]
+    return made
 
 
-def _stream_plan(
-    spec: ModelSpec,
-    asked: Asked,
-    present: AbstractSet[str],
-    earlier: Mapping[str, Any] | None,
-    shard_rows: int,
-) -> StreamPlan:
-    """One stream's debt, cut into shards of prompts of like length."""
-    prompts = _by_prompt(asked[name][0] for name in asked.keys() - present)
-    owed = [request for prompt in prompts for request in prompt]
-    shards = tuple(
-        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, requests)
-        for number, requests in enumerate(
-            _cut(prompts, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows)
-        )
-    )
-    places = tuple(asked[request.digest][1] for request in owed)
-    return StreamPlan(spec, len(asked), tuple(owed), places, _reason(spec, len(asked), len(owed), earlier), shards)
+def _merged(one: Asked, other: Asked) -> Asked:
+    """Both, each request once."""
+    both = [*zip(other.requests, other.subsets, strict=True), *zip(one.requests, one.subsets, strict=True)]
+    return _ordered({request.digest: (request, place) for request, place in both})
 
 
-def _by_prompt(requests: Iterable[Request]) -> list[list[Request]]:
-    """Requests about one prompt together, for an engine computes what they share once; the longest ones first."""
-    groups: dict[tuple[Message, ...], list[Request]] = {}
-    for request in sorted(requests, key=_longest_first):
-        groups.setdefault(request.prompt, []).append(request)
-    return list(groups.values())
+def _ordered(found: Mapping[str, tuple[Request, str]]) -> Asked:
+    """Requests with one prompt beside each other, so that a shard's passes share it; the longest first."""
+    groups: dict[tuple[Message, ...], list[str]] = {}
+    for name, (request, _) in found.items():
+        groups.setdefault(request.prompt, []).append(name)
+    sizes = {
+        prompt: (-max(found[name][0].characters for name in names), min(names)) for prompt, names in groups.items()
+    }
+    order = [
+        name
+        for prompt in sorted(groups, key=sizes.__getitem__)
+        for name in sorted(groups[prompt], key=lambda name: found[name][0].responses)
+    ]
+    return Asked(tuple(found[name][0] for name in order), tuple(found[name][1] for name in order))
 
 
-def _cut(prompts: Sequence[Sequence[Request]], shard_rows: int) -> list[tuple[Request, ...]]:
-    """At most `shard_rows` requests in a shard; a prompt's are divided only where there are more of them."""
+Cut = Callable[[tuple[Request, ...]], list[tuple[Request, ...]]]
+
+
+def _cutter(pieces: dict[tuple[int, int], list[tuple[Request, ...]]], rows: int) -> Cut:
+    """Cuts requests into shards of `rows`; the same tuple only once, for it is most models'."""
+
+    def cut(owed: tuple[Request, ...]) -> list[tuple[Request, ...]]:
+        made = pieces.get((id(owed), rows))
+        if made is None:
+            made = _cut(owed, rows)
+            pieces[id(owed), rows] = made
+        return made
+
+    return cut
+
+
+def _cut(owed: Sequence[Request], rows: int) -> list[tuple[Request, ...]]:
+    """At most `rows` requests in a shard; a prompt's are divided only where there are more of them."""
     shards: list[list[Request]] = []
-    for prompt in prompts:
-        if not shards or len(shards[-1]) + len(prompt) > shard_rows:
+    for _, prompt in groupby(owed, key=lambda request: request.prompt):
+        group = list(prompt)
+        if not shards or len(shards[-1]) + len(group) > rows:
             shards.append([])
-        for request in prompt:
-            if len(shards[-1]) == shard_rows:
+        for request in group:
+            if len(shards[-1]) == rows:
                 shards.append([])
             shards[-1].append(request)
     return [tuple(shard) for shard in shards if shard]
 
 
-def _longest_first(request: Request) -> tuple[int, str]:
-    return (-request.characters, request.digest)
+def _stream_plan(
+    spec: ModelSpec, asked: Asked, present: AbstractSet[str], earlier: Mapping[str, Any] | None, cut: Cut
+) -> StreamPlan:
+    """One stream's debt; where nothing is present it is the very tuple that it shares with others."""
+    total = len(asked.requests)
+    if present:
+        kept = [at for at, request in enumerate(asked.requests) if request.digest not in present]
+        if len(kept) < total:
+            asked = Asked(
+                tuple(asked.requests[at] for at in kept),
+                tuple(asked.subsets[at] for at in kept),
+            )
+    shards = tuple(
+        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, piece)
+        for number, piece in enumerate(cut(asked.requests))
+    )
+    reason = _reason(spec, total, len(asked.requests), earlier)
+    return StreamPlan(spec, total, asked.requests, asked.subsets, reason, shards)
 
 
 def _reason(spec: ModelSpec, total: int, owed: int, earlier: Mapping[str, Any] | None) -> str:

@@ -5,9 +5,6 @@ worker is lost or fails; one that has met `max_attempts` such ends is cut in two
 down to the row, which is quarantined with its reason. Loads have as many attempts, counted from the last that
 succeeded. Preemptions count as nothing. A GPU that failed is not used before it was checked. The first result of a
 shard counts. What cannot be done is recorded with its reason and the rest goes on.
-
-Time is what `Tick` says, but a step is never negative and never above `JUMP_SECONDS`: a clock that jumps costs at
-most a shard that is handed out twice.
 """
 
 from __future__ import annotations
@@ -15,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from orchestrator import faults, policy
+from orchestrator.elapsed import Elapsed
 from orchestrator.events import (
     Assign,
     Capacity,
@@ -39,11 +37,11 @@ from orchestrator.events import (
 )
 from orchestrator.faults import Limits
 from orchestrator.ledger import Ledger
+from orchestrator.pieces import Piece
 from orchestrator.plan import StreamPlan
-from orchestrator.streams import Phase, Piece, StreamState, WorkerState, state_of
+from orchestrator.streams import Phase, StreamState, WorkerState, state_of
 from workers.errors import ModelError, StoreError
 
-JUMP_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 """Ticks look for stragglers so often."""
 
@@ -66,21 +64,20 @@ class Scheduler:
         }
         self.workers: dict[int, WorkerState] = {}
         self.aborted: StoreError | None = None
-        self.now = 0.0
+        self._elapsed = Elapsed()
         self._checking: set[str] = set()
         self._started = 0
-        self._clock: float | None = None
         self._looked = 0.0
+        self._elastic = capacity.grows
         self._stuck: float | None = None
         self._changed = True
         self._closed = False
 
     def begin(self) -> list[Command]:
-        """The first commands; models that no machine can hold are given up at once, unless patience is asked for."""
-        if not self.limits.patience:
-            for stream in self.streams.values():
-                if not self._has_place(stream):
-                    self._give_up(stream, policy.needs(stream, self.ledger))
+        """The first commands; models that no machine can hold are given up at once, unless the cluster grows."""
+        if not self._elastic:
+            for stream in policy.homeless(self.streams.values(), self.ledger):
+                self._give_up(stream, policy.needs(stream, self.ledger))
         return self._fill()
 
     def handle(self, event: Event) -> list[Command]:
@@ -94,6 +91,7 @@ class Scheduler:
             case NodeDraining(node_id, seconds):
                 commands = self._draining(node_id, seconds)
             case NodeLost(node_id):
+                self._elastic = True
                 commands = [command for number in self.ledger.drop(node_id) for command in self._stop(number)]
                 self._checking.discard(node_id)
                 self._changed = True
@@ -107,6 +105,11 @@ class Scheduler:
                     return []
                 commands = self._worker_event(event, worker, self.streams[worker.stream])
         return commands + (self._fill() if self._changed else [])
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return self._elapsed.seconds
 
     @property
     def finished(self) -> bool:
@@ -136,18 +139,14 @@ class Scheduler:
 
     def _tick(self, now: float) -> list[Command]:
         """Let time pass; now and then look whether something is late."""
-        step = now - self._clock if self._clock is not None else 0.0
-        self._clock = now
         before = self.over
-        self.now += min(max(step, 0.0), JUMP_SECONDS)
+        self._elapsed.tick(now)
         if self.over and not before:
-            return [command for number in tuple(self.workers) for command in self._stop_idle(number)]
+            idle = [number for number, worker in self.workers.items() if worker.piece is None]
+            return [command for number in idle for command in self._stop(number)]
         if self.now - self._looked < LOOK_SECONDS:
             return []
         return self._fill()
-
-    def _stop_idle(self, number: int) -> list[Command]:
-        return self._stop(number) if self.workers[number].piece is None else []
 
     def _linted(self, event: Linted, worker: WorkerState, stream: StreamState) -> list[Command]:
         stream.linted = self._changed = True
@@ -161,36 +160,31 @@ class Scheduler:
         stream.score(piece, event.report, worker.option)
         stream.land(event.worker, worker)
         commands = self._next_piece(event.worker, worker, stream)
-        return commands if stream.waiting else commands + self._stop_useless(stream)
-
-    def _stop_useless(self, stream: StreamState) -> list[Command]:
-        """End who has nothing to do any more: makes a second result, or loads weights where nothing flies."""
-        flying = any(other.piece is not None and not stream.settled(other.piece) for other in stream.crew.values())
-        useless = [
-            number
-            for number, other in stream.crew.items()
-            if not flying or (other.piece is not None and stream.settled(other.piece))
-        ]
-        return [command for number in useless for command in self._stop(number)]
+        return commands + [command for number in stream.useless() for command in self._stop(number)]
 
     def _next_piece(self, number: int, worker: WorkerState, stream: StreamState) -> list[Command]:
         """Give an idle worker its next shard, or end it."""
         until = self.ledger.deadline(number)
         limit = policy.longest_piece(stream, worker, until, self.now)
-        piece = None if self.over else stream.take(limit)
-        if piece is None and not self.over and not stream.waiting and until is None:
+        piece = None if self.over else stream.pieces.take(limit)
+        if piece is None and until is None and self._near_end:
             piece = stream.straggler(worker.option, 0.0, self.now)
         if piece is None:
             return self._stop(number)
         stream.fly(number, worker, piece, self.now)
         return [Assign(number, piece.shard)]
 
+    @property
+    def _near_end(self) -> bool:
+        """Whether nothing is left that nobody has begun."""
+        return not self.over and not any(stream.waiting for stream in self.streams.values())
+
     def _stop(self, number: int) -> list[Command]:
         """End a worker; what it had goes back uncounted."""
         worker = self.workers[number]
         piece = self._remove(number, worker)
         if piece is not None:
-            self.streams[worker.stream].put(piece)
+            self.streams[worker.stream].pieces.put(piece)
         return [Stop(number)]
 
     def _remove(self, number: int, worker: WorkerState) -> Piece | None:
@@ -205,37 +199,36 @@ class Scheduler:
 
     def _failed(self, event: Failed, worker: WorkerState, stream: StreamState) -> list[Command]:
         """A failed worker is replaced by a fresh one; its state cannot be trusted."""
-        reason, phase = str(event.error), worker.phase
+        reason = str(event.error)
         if isinstance(event.error, ModelError):
             return self._stop(event.worker) + self._give_up(stream, reason)
         piece = self._remove(event.worker, worker)
-        commands = [Stop(event.worker), *self._count(event, phase, stream, piece, reason)]
+        commands = [Stop(event.worker), *self._count(event, worker, stream, piece, reason)]
         lost = piece is not None and any(piece.shard is shard for shard, _ in stream.failures)
-        if isinstance(event.error, StoreError) and (lost or phase != "busy"):
+        if isinstance(event.error, StoreError) and (lost or worker.phase != "busy"):
             self.aborted = event.error
             commands += [command for other in self.streams.values() for command in self._give_up(other, "run aborted")]
         return commands
 
     def _lost(self, event: Lost, worker: WorkerState, stream: StreamState) -> list[Command]:
-        phase = worker.phase
         nodes = self.ledger.suspect(event.worker) if event.gpu else []
         piece = self._remove(event.worker, worker)
         checks: list[Command] = [Check(node) for node in nodes if node not in self._checking]
         self._checking.update(nodes)
         if event.preempted:
             if piece is not None:
-                stream.put(piece)
+                stream.pieces.put(piece)
             return checks
-        return checks + self._count(event, phase, stream, piece, f"worker lost: {event.reason}")
+        return checks + self._count(event, worker, stream, piece, f"worker lost: {event.reason}")
 
     def _count(
-        self, event: Failed | Lost, phase: Phase, stream: StreamState, piece: Piece | None, reason: str
+        self, event: Failed | Lost, worker: WorkerState, stream: StreamState, piece: Piece | None, reason: str
     ) -> list[Command]:
         """Count a fault against the shard and the model."""
         if piece is not None:
             store = isinstance(event, Failed) and isinstance(event.error, StoreError)
             faults.suspect(stream, piece, reason, not store, self.limits)
-        hopeless = faults.strike(stream, event.worker, self._started, phase, self.limits)
+        hopeless = faults.strike(stream, event.worker, worker, self._started, self.limits)
         return self._give_up(stream, reason) if hopeless else []
 
     def _give_up(self, stream: StreamState, reason: str) -> list[Command]:
@@ -249,14 +242,14 @@ class Scheduler:
     def _draining(self, node: str, seconds: float) -> list[Command]:
         """A node goes away: what will not be done by then is queued again at once; the first result counts."""
         commands: list[Command] = []
-        self._changed = True
+        self._changed = self._elastic = True
         for number in self.ledger.drain(node, self.now + seconds):
             worker = self.workers[number]
             stream = self.streams[worker.stream]
             if worker.piece is None:
                 commands += self._stop(number)
             elif not stream.timed or stream.remaining(worker, self.now) > seconds:
-                stream.put(worker.piece)
+                stream.pieces.put(worker.piece)
         return commands
 
     def _fill(self) -> list[Command]:
@@ -272,7 +265,8 @@ class Scheduler:
     def _start(self, choice: policy.Choice) -> list[Command]:
         stream, number = choice.stream, self._started
         self._started += 1
-        worker = WorkerState(stream.spec.fingerprint, choice.option, "loading" if stream.linted else "linting")
+        phase: Phase = "loading" if stream.linted else "linting"
+        worker = WorkerState(stream.spec.fingerprint, choice.option, choice.nodes, phase, began=self.now)
         self.workers[number] = stream.crew[number] = worker
         self.ledger.take(number, choice.option.placement, choice.nodes)
         task = Load(number) if stream.linted else Lint(number, stream.spec.fingerprint)
@@ -288,12 +282,9 @@ class Scheduler:
             return
         if self._stuck is None:
             self._stuck = self.now
-        homeless = [stream for stream in self.streams.values() if stream.waiting and not self._has_place(stream)]
-        if self._checking or (homeless and self.now - self._stuck < self.limits.patience):
+        homeless = policy.homeless(self.streams.values(), self.ledger)
+        if self._checking or (homeless and self._elastic and self.now - self._stuck < self.limits.patience):
             return
         for stream in homeless:
             self._give_up(stream, policy.needs(stream, self.ledger))
         self._closed = True
-
-    def _has_place(self, stream: StreamState) -> bool:
-        return any(self.ledger.fits(option.placement) for option in stream.options)

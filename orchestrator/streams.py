@@ -6,13 +6,11 @@ measured. Where nothing was predicted a shard costs its characters and a load `L
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from orchestrator.cost import CPU, Placement
+from orchestrator.pieces import Piece, Pieces
 from orchestrator.plan import StreamPlan
 from workers.protocol import ModelSpec, Request, Shard, ShardReport
 
@@ -31,22 +29,13 @@ class Option:
     ratio: float
 
 
-@dataclass(frozen=True, order=True)
-class Piece:
-    """A shard with its cost. The greatest is taken first: the costliest, of equals the plan's first."""
-
-    cost: float
-    place: int  # minus its number in the plan
-    name: str
-    shard: Shard = field(compare=False)
-
-
 @dataclass
 class WorkerState:
     """A living worker; `began` is when it was given its piece."""
 
     stream: str
     option: Option
+    nodes: tuple[str, ...]
     phase: Phase
     piece: Piece | None = None
     began: float = 0.0
@@ -54,7 +43,7 @@ class WorkerState:
 
 @dataclass
 class StreamState:
-    """A stream. `failed` is the reason why the model was given up."""
+    """A stream. `failed` is the reason why the model was given up; `shunned` are nodes where its workers ended."""
 
     spec: ModelSpec
     total: int
@@ -65,6 +54,7 @@ class StreamState:
     loads: int = 0
     strikes: int = 0
     struck: int = 0
+    shunned: set[str] = field(default_factory=set)
     done: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -74,12 +64,7 @@ class StreamState:
     failed: str | None = None
     crew: dict[int, WorkerState] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
-    _fresh: list[Piece] = field(default_factory=list)
-    _suspects: deque[Piece] = field(default_factory=deque)
-    _queued: dict[str, Piece] = field(default_factory=dict)
-    _flying: dict[str, set[int]] = field(default_factory=dict)
-    _settled: set[str] = field(default_factory=set)
-    queued_cost: float = 0.0
+    pieces: Pieces = field(default_factory=Pieces)
     _costs_done: float = 0.0
     _load_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -96,7 +81,7 @@ class StreamState:
     @property
     def waiting(self) -> int:
         """Shards in the queue."""
-        return len(self._queued)
+        return len(self.pieces)
 
     @property
     def timed(self) -> bool:
@@ -126,74 +111,22 @@ class StreamState:
         self.loads = 0
         self._load_seconds[option.placement.kind] = seconds
 
-    def take(self, longest: float) -> Piece | None:
-        """The costliest piece up to `longest`, those under suspicion last; None where nothing fits."""
-        skipped = []
-        found = None
-        while self._fresh and found is None:
-            piece = self._fresh.pop()
-            if self._queued.get(piece.name) is piece:
-                found = piece if piece.cost <= longest else None
-                skipped += [piece] * (found is None)
-        self._fresh += reversed(skipped)
-        if found is None:
-            found = self._take_suspect(longest)
-        if found is not None:
-            self._unqueue(found.name)
-        return found
-
-    def _take_suspect(self, longest: float) -> Piece | None:
-        for piece in tuple(self._suspects):
-            live = self._queued.get(piece.name) is piece
-            if not live or piece.cost <= longest:
-                self._suspects.remove(piece)
-                if live:
-                    return piece
-        return None
-
-    def put(self, piece: Piece, suspect: bool = False) -> None:
-        """Queue a piece, unless it waits already or is settled."""
-        if piece.name in self._queued or piece.name in self._settled:
-            return
-        self._queued[piece.name] = piece
-        self.queued_cost += piece.cost
-        if suspect:
-            self._suspects.append(piece)
-        else:
-            insort(self._fresh, piece)
-
-    def _unqueue(self, name: str) -> None:
-        piece = self._queued.pop(name, None)
-        if piece is not None:
-            self.queued_cost = self.queued_cost - piece.cost if self._queued else 0.0
-
     def fly(self, number: int, worker: WorkerState, piece: Piece, now: float) -> None:
         """Note that a worker has a piece."""
         worker.phase, worker.piece, worker.began = "busy", piece, now
-        self._flying.setdefault(piece.name, set()).add(number)
+        self.pieces.fly(piece, number)
 
     def land(self, number: int, worker: WorkerState) -> Piece | None:
         """Note that a worker has its piece no more; the piece, if no other has it and it has no fate yet."""
         piece, worker.piece = worker.piece, None
-        if piece is None:
-            return None
-        copies = self._flying[piece.name]
-        copies.discard(number)
-        if copies:
-            return None
-        del self._flying[piece.name]
-        return None if piece.name in self._settled else piece
-
-    def copies(self, piece: Piece) -> int:
-        """Workers that have a piece."""
-        return len(self._flying.get(piece.name, ()))
+        return self.pieces.land(piece, number) if piece is not None else None
 
     def score(self, piece: Piece, report: ShardReport, option: Option) -> bool:
         """Count a piece's rows, once; False for a second result."""
-        if piece.name in self._settled:
+        if self.pieces.settled(piece):
             self.duplicates += 1
             return False
-        self.settle(piece)
+        self.pieces.settle(piece)
         self.failures += [(replace(piece.shard, requests=(asked,)), reason) for asked, reason in report.unscored]
         self.done += report.rows
         self.tokens += report.tokens
@@ -202,30 +135,25 @@ class StreamState:
         self.strikes = 0
         return True
 
-    def settle(self, piece: Piece) -> None:
-        """A piece has its fate: it is not handed out again."""
-        self._settled.add(piece.name)
-        self._unqueue(piece.name)
-
-    def settled(self, piece: Piece) -> bool:
-        """Whether a piece has its fate."""
-        return piece.name in self._settled
-
-    def queue(self) -> list[Piece]:
-        """What waits."""
-        return list(self._queued.values())
+    def useless(self) -> list[int]:
+        """Workers of an empty queue that make a second result, or load weights where nothing flies."""
+        if self.waiting:
+            return []
+        flying = {
+            number: not self.pieces.settled(worker.piece)
+            for number, worker in self.crew.items()
+            if worker.piece is not None
+        }
+        alone = not any(flying.values())
+        return [number for number in self.crew if not flying.get(number, not alone)]
 
     def rest(self) -> list[Piece]:
-        """Everything without a fate, each piece once; nothing is queued afterwards."""
-        flying = {
-            worker.piece.name: worker.piece
-            for worker in self.crew.values()
-            if worker.piece is not None and worker.piece.name not in self._settled
-        }
-        pieces = [*({**self._queued, **flying}).values()]
-        for piece in pieces:
-            self.settle(piece)
-        return pieces
+        """Everything without a fate, each piece once; it is settled by this."""
+        flying = [worker.piece for worker in self.crew.values() if worker.piece is not None]
+        rest = {piece.name: piece for piece in [*self.pieces, *flying] if not self.pieces.settled(piece)}
+        for piece in rest.values():
+            self.pieces.settle(piece)
+        return list(rest.values())
 
     def rate(self) -> float:
         """Units of cost that all workers do together in a second of the first option."""
@@ -236,12 +164,24 @@ class StreamState:
         return sum(
             max(0.0, worker.piece.cost * self.scale - (now - worker.began) / worker.option.ratio)
             for worker in self.crew.values()
-            if worker.piece is not None and worker.piece.name not in self._settled
+            if worker.piece is not None and not self.pieces.settled(worker.piece)
         )
 
     def work(self, now: float) -> float:
         """Everything that is to do, in seconds of one worker of the first option."""
-        return self.queued_cost * self.scale + self.flying_seconds(now)
+        return self.pieces.cost * self.scale + self.flying_seconds(now)
+
+    def left(self, now: float) -> float:
+        """Seconds until the stream is done by the workers it has, who may have to load first."""
+        return (self.work(now) + self.loading_cost(now)) / self.rate()
+
+    def loading_cost(self, now: float) -> float:
+        """What workers would do in the time that they still load, in seconds of the first option."""
+        return sum(
+            max(0.0, self.load_seconds(worker.option) - (now - worker.began)) / worker.option.ratio
+            for worker in self.crew.values()
+            if worker.phase != "busy"
+        )
 
     def remaining(self, worker: WorkerState, now: float) -> float:
         """When a busy worker will have done its piece; one that is late is thought to need as long again."""
@@ -261,8 +201,8 @@ class StreamState:
             (self.remaining(worker, now), piece)
             for worker in self.crew.values()
             if (piece := worker.piece) is not None
-            and not self.settled(piece)
-            and self.copies(piece) == 1
+            and not self.pieces.settled(piece)
+            and self.pieces.copies(piece) == 1
             and not self.attempts.get(piece.name)
         ]
         useful = [item for item in late if item[0] > 2 * (before + self.seconds_for(item[1].cost, option))]
@@ -280,19 +220,10 @@ def state_of(plan: StreamPlan, priority: int) -> StreamState:
     state = StreamState(plan.spec, len(plan.owed), options, bool(plan.placements), priority)
     costs = placements[0].shard_seconds
     for number, (cost, shard) in enumerate(zip(costs, plan.shards, strict=True)):
-        state.put(Piece(cost, -number, shard.id, shard))
+        state.pieces.put(Piece(cost, -number, shard.id, shard))
     return state
 
 
 def _unknown(plan: StreamPlan) -> Placement:
     costs = tuple(float(shard.characters) for shard in plan.shards)
     return Placement("" if plan.spec.gpus else CPU, plan.spec.gpus, 1, LOAD_SHARDS * sum(costs) / len(costs), costs)
-
-
-def halves(piece: Piece) -> Iterable[Piece]:
-    """A piece of several rows cut in two, each half with its part of the cost."""
-    rows = piece.shard.requests
-    middle = len(rows) // 2
-    for name, part in (("a", rows[:middle]), ("b", rows[middle:])):
-        shard = replace(piece.shard, id=f"{piece.shard.id}{name}", requests=part)
-        yield Piece(piece.cost * shard.characters / max(1, piece.shard.characters), piece.place, shard.id, shard)

@@ -131,7 +131,7 @@ def test_streams_without_a_worker_come_before_replicas() -> None:
     assert play(scheduler, Linted(0, ())) == "load 0, start 2 a, load 2", "a replica does not lint again"
 
 
-@pytest.mark.parametrize(("shards", "workers"), [(5, 1), (6, 2), (10, 2), (11, 3)])
+@pytest.mark.parametrize(("shards", "workers"), [(8, 1), (9, 2), (12, 2), (13, 3)])
 def test_a_replica_starts_only_while_the_queue_pays_for_its_load(shards: int, workers: int) -> None:
     scheduler = scheduler_of(stream("a", shards), cpus=9)
     scheduler.begin()
@@ -140,13 +140,15 @@ def test_a_replica_starts_only_while_the_queue_pays_for_its_load(shards: int, wo
 
 
 def test_a_replica_goes_where_a_worker_has_the_most_to_do() -> None:
-    plans = [stream("a", shards=8), stream("b", shards=6), stream("c"), stream("d")]
+    plans = [stream("a", shards=30), stream("b", shards=25), stream("c"), stream("d")]
     scheduler = scheduler_of(*plans, cpus=4)
     scheduler.begin()
     for worker in range(4):
         assert play(scheduler, Linted(worker, ())) == f"load {worker}"
-    assert play(scheduler, Ready(2, 1.0), done(2)) == "stop 2, start 4 a, load 4", "8 shards for two against 6 for two"
-    assert play(scheduler, Ready(3, 1.0), done(3)) == "stop 3, start 5 b, load 5", "8 for three against 6 for two"
+    assert play(scheduler, Ready(2, 1.0), done(2)) == "stop 2, start 4 a, load 4", (
+        "30 shards for one against 25 for one"
+    )
+    assert play(scheduler, Ready(3, 1.0), done(3)) == "stop 3, start 5 b, load 5", "30 for two against 25 for one"
 
 
 def test_a_lost_workers_shard_returns_at_the_end_of_the_queue() -> None:
@@ -198,11 +200,11 @@ def test_a_model_error_gives_up_its_model_only() -> None:
 
 
 def test_a_model_error_stops_all_workers_of_its_model() -> None:
-    scheduler = scheduler_of(stream("a", shards=6), cpus=2)
+    scheduler = scheduler_of(stream("a", shards=9), cpus=2)
     scheduler.begin()
     play(scheduler, Linted(0, ()), Ready(0, 1.0), Ready(1, 1.0))
     assert play(scheduler, Failed(1, ModelError("no head"))) == "stop 1, stop 0"
-    assert account(scheduler) == {"a": (0, 12, "no head")}
+    assert account(scheduler) == {"a": (0, 18, "no head")}
 
 
 def test_a_preflight_error_gives_up_the_model_before_any_load() -> None:
@@ -239,13 +241,13 @@ def test_a_model_that_is_complete_is_not_given_up_by_a_late_abort() -> None:
 
 
 def test_a_replica_that_comes_too_late_cannot_spoil_a_complete_model() -> None:
-    scheduler = scheduler_of(stream("a", shards=6), cpus=2)
+    scheduler = scheduler_of(stream("a", shards=9), cpus=2)
     scheduler.begin()
     assert play(scheduler, Linted(0, ())) == "load 0, start 1 a, load 1"
-    play(scheduler, Ready(0, 1.0), *[done(0)] * 5)
+    play(scheduler, Ready(0, 1.0), *[done(0)] * 8)
     assert play(scheduler, done(0)) == "stop 0, stop 1", "who still loads has nothing to wait for"
     assert play(scheduler, Failed(1, ModelError("no room"))) == ""
-    assert account(scheduler) == {"a": (12, 0, None)}
+    assert account(scheduler) == {"a": (18, 0, None)}
 
 
 def test_gpus_are_never_promised_twice() -> None:

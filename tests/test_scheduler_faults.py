@@ -204,7 +204,7 @@ def test_patience_ends_and_the_model_is_given_up() -> None:
 
 def test_a_node_that_goes_away_begins_nothing_that_would_take_longer() -> None:
     """Shards of 60, 30 and 5 s; the node has 20 s: the running one is queued again at once, the short one is begun."""
-    scheduler = on(replace(A, gpus=1), plans=[placed("a", [60.0, 30.0, 5.0], load=1.0)], limits=Limits(patience=9.0))
+    scheduler = on(replace(A, gpus=1), plans=[placed("a", [60.0, 30.0, 5.0], load=1.0)])
     scheduler.begin()
     assert play(scheduler, Linted(0, ()), Ready(0, 1.0)) == "score 0 a0"
     pass_time(scheduler, 50.0)
@@ -318,3 +318,11 @@ def test_a_store_that_stays_broken_ends_the_run_and_cuts_nothing() -> None:
     play(scheduler, Linted(0, ()), Ready(0, 1.0), Failed(0, StoreError("full")))
     assert str(scheduler.aborted) == "full"
     assert (state(scheduler).quarantined, state(scheduler).failed_rows) == ([], 2 * ROWS)
+
+
+def test_a_model_goes_elsewhere_after_a_fault_where_there_is_room() -> None:
+    scheduler = on(replace(A, gpus=1), Node("a2", 0, 1, "A"), plans=[placed("a", [5.0])])
+    assert places(scheduler.begin()) == [("a", "a1")]
+    scheduler.handle(Linted(0, ()))
+    assert places(scheduler.handle(Failed(0, EngineError("driver")))) == [("a", "a2")]
+    assert places(scheduler.handle(Failed(1, EngineError("driver")))) == [("a", "a1")]

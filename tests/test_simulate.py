@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import faults, ledger, policy, scheduler, streams
+from orchestrator import faults, ledger, pieces, policy, scheduler, streams
+from orchestrator.events import Lost
 from orchestrator.simulate.__main__ import main
 from orchestrator.simulate.draw import simulate, simulate_with
 from orchestrator.simulate.scenario import Violation
@@ -59,11 +62,11 @@ def _never_free(self: ledger.Ledger, worker: int) -> None:
     del self._held[worker]
 
 
-def _twice(self: streams.StreamState, piece: streams.Piece) -> None:
+def _twice(self: pieces.Pieces, piece: pieces.Piece) -> None:
     self._unqueue(piece.name)
 
 
-def _forgetful(stream: streams.StreamState, piece: streams.Piece, *rest: object) -> None:
+def _forgetful(stream: streams.StreamState, piece: pieces.Piece, *rest: object) -> None:
     stream.attempts[piece.name] = 1
 
 
@@ -75,14 +78,21 @@ def _trusting(self: ledger.Ledger, worker: int) -> list[str]:
     return []
 
 
+def _unforgiving(self: scheduler.Scheduler, event: Lost, *rest: Any) -> Any:
+    return ended(self, replace(event, preempted=False), *rest)
+
+
+ended = scheduler.Scheduler._lost
+
 MUTANTS: dict[str, tuple[object, str, object]] = {
     "GPUs are not given back": (ledger.Ledger, "give_back", _never_free),
     "GPUs are oversubscribed": (ledger, "_room", _any_room),
     "a broken GPU is trusted": (ledger.Ledger, "suspect", _trusting),
-    "results count twice": (streams.StreamState, "settle", _twice),
+    "results count twice": (pieces.Pieces, "settle", _twice),
     "a shard that kills is dropped": (faults, "suspect", _forgetful),
     "strikes are not counted": (faults, "strike", lambda *_: False),
     "nothing is started after the beginning": (scheduler.Scheduler, "_fill", lambda self: []),
+    "preemptions count": (scheduler.Scheduler, "_lost", _unforgiving),
     "replicas only": (policy, "_where", lambda *_: None),
 }
 

@@ -111,7 +111,7 @@ def distinct(rows: Sequence[Sequence[int]]) -> int:
     return sum(len(rows[row]) - common(last, rows[row]) for last, row in zip(before, order, strict=False))
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[object], other: Sequence[object]) -> int:
     """The length of the longest common beginning, by bisection on slices."""
     low, high = 0, min(len(one), len(other))
     while low < high:

@@ -28,12 +28,12 @@ def check_step(world: World) -> None:
 
 
 def _check_account(world: World, state: StreamState) -> None:
-    queued = [piece for piece in state.queue() if state.copies(piece) == 0]
+    queued = [piece for piece in state.pieces if state.pieces.copies(piece) == 0]
     flying = {worker.piece.name: worker.piece for worker in state.crew.values() if worker.piece is not None}
-    rows = sum(len(piece.shard.requests) for piece in [*queued, *flying.values()] if not state.settled(piece))
+    rows = sum(len(piece.shard.requests) for piece in [*queued, *flying.values()] if not state.pieces.settled(piece))
     if rows != state.left_rows:
         world.fail(f"{state.spec.name}: {rows} rows wait or fly, the account says {state.left_rows}")
-    if not isclose(state.queued_cost, sum(piece.cost for piece in state.queue()), abs_tol=1e-6):
+    if not isclose(state.pieces.cost, sum(piece.cost for piece in state.pieces), abs_tol=1e-6):
         world.fail(f"{state.spec.name}: the queue's sum is wrong")
 
 
@@ -61,7 +61,7 @@ def check_end(world: World) -> None:
             world.fail(f"{state.spec.name}: {state.done} rows are counted, {scored.total()} were scored")
         fates: list[Request] = [*scored, *(request for request, _ in state.quarantined)]
         fates += [request for shard, _ in state.failures for request in shard.requests]
-        fates += [request for piece in state.queue() for request in piece.shard.requests]
+        fates += [request for piece in state.pieces for request in piece.shard.requests]
         if Counter(fates) != Counter(world.plans[name].owed):
             world.fail(f"{state.spec.name}: not every row has exactly one fate")
         if state.left_rows and not world.scheduler.over:
@@ -70,7 +70,12 @@ def check_end(world: World) -> None:
 
 
 def _check_blame(world: World, name: str, state: StreamState) -> None:
-    """Without other faults only the rows that kill are in quarantine, and nothing else fails."""
+    """Preemptions count for nothing. Without other faults only the rows that kill are in quarantine."""
+    given_before = world.scenario.limits.max_attempts - 1
+    whole = {shard.id for shard in world.plans[name].shards}
+    for shard, attempts in state.attempts.items():
+        if attempts > world.blamed[shard] + (0 if shard in whole else given_before):
+            world.fail(f"shard {shard} has {attempts} attempts, it met {world.blamed[shard]} faults that count")
     if name in world.scenario.never or world.scenario.faults != type(world.scenario.faults)():
         return
     killers = world.scenario.killers & set(world.plans[name].owed)

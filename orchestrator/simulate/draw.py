@@ -52,7 +52,7 @@ def scenario(random: Random) -> Scenario:
     )
     return Scenario(
         streams,
-        Capacity(nodes, random.choice((None, None, None, 1, 3))),
+        Capacity(nodes, random.choice((None, None, None, 1, 3)), grows=random.random() < 0.2),
         limits,
         faults,
         priorities={name: random.choice((0, 0, 1)) for name in names},

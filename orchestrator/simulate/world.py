@@ -6,6 +6,7 @@ It keeps its own account of what is taken, and gives workers GPUs as Ray does, s
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import NoReturn
@@ -56,8 +57,9 @@ class World:
         self.written: dict[str, set[Request]] = {name: set() for name in self.plans}
         self.counted: dict[str, list[Request]] = {name: [] for name in self.plans}
         self.heard: set[str] = set()
+        self.blamed: Counter[str] = Counter()
         self.seen: list[str] = []
-        self.now = self.busy = 0.0
+        self.now = 0.0
         self.steps = 0
         self._offset = 0.0
         self._seconds = true_seconds(scenario)
@@ -140,8 +142,7 @@ class World:
 
     def _start(self, command: Start) -> None:
         slow = self.random.uniform(2, 10) if self._odds(self.scenario.faults.slow) else 1.0
-        if slow > 1:
-            self.seen.append("slow")
+        self.seen += ["slow"] * (slow > 1)
         worker = Simulated(command.spec.fingerprint, command.placement, command.nodes, slow)
         if command.worker in self.alive:
             self.fail("a worker's number is used twice")
@@ -166,7 +167,11 @@ class World:
             self.seen += ["copy"] * (command.shard.id in flying)
         worker.task = command
         faults, seconds = self.scenario.faults, self._duration(command, worker)
-        death = self.random.expovariate(faults.lost / HOUR) if faults.lost and self._bad() else seconds + 1
+        death = (
+            self.random.expovariate(faults.lost / HOUR * max(1.0, worker.placement.gpus))
+            if faults.lost and self._bad()
+            else seconds + 1
+        )
         poison = isinstance(command, Assign) and not self.scenario.killers.isdisjoint(command.shard.requests)
         if poison or death < seconds:
             at = seconds * self.random.random() if poison else death
@@ -182,9 +187,7 @@ class World:
             case Load():
                 return worker.placement.load_seconds * worker.slow
             case Assign(_, shard):
-                seconds = self._true(shard, worker.placement)
-                self.busy += seconds * worker.placement.gpus
-                return seconds * worker.slow + self._store_seconds()
+                return self._true(shard, worker.placement) * worker.slow + self._store_seconds()
         return LINT_SECONDS
 
     def _store_seconds(self) -> float:
@@ -203,6 +206,7 @@ class World:
         """A process ends by itself; the scheduler may have ended it before."""
         if self.alive.get(command.worker) is worker:
             self._end(command.worker, broken=event.gpu)
+            self.blamed[command.shard.id if isinstance(command, Assign) else ""] += not event.preempted
             self.seen.append("gpu" if event.gpu else "preempted" if event.preempted else "lost")
             self.tell(event)
 
@@ -211,8 +215,7 @@ class World:
         if worker.task is command:
             worker.task = None
         event = self._result(command)
-        if self.alive.get(command.worker) is not worker:
-            self.seen.append("late")
+        self.seen += ["late"] * (self.alive.get(command.worker) is not worker)
         self.tell(event)
         if self._odds(self.scenario.faults.duplicate):
             self.seen.append("duplicate")
@@ -236,6 +239,7 @@ class World:
                     (faults.model_fails / 10, ModelError("no head")),
                 )
                 error = next((error for odds, error in ills if self._odds(odds)), None)
+                self.blamed[shard.id] += error is not None
                 return self._failure(number, error) if error is not None else self._write(number, shard)
 
     def _failure(self, number: int, error: SweepError) -> Failed:

@@ -31,6 +31,16 @@ class Stream:
     provenance: tuple[Mapping[str, str], ...] = ()
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a plan has to know of a fingerprint: the digests of its requests; the rest as in `Stream`."""
+
+    requests: frozenset[str] = frozenset()
+    damaged: tuple[str, ...] = ()
+    conflicts: int = 0
+    provenance: tuple[Mapping[str, str], ...] = ()
+
+
 class Store(Protocol):
     """The contract above, as a protocol."""
 
@@ -47,6 +57,12 @@ class Store(Protocol):
 
     def read(self, fingerprint: str) -> Stream:
         """All sound rows of a fingerprint."""
+
+    def held(self, fingerprint: str) -> Held:
+        """The requests of a fingerprint's sound rows, without the rows."""
+
+    def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
+        """The provenance of at most so many of its sound parts."""
 
     def fingerprints(self) -> list[str]:
         """Every fingerprint that has a part."""

@@ -21,12 +21,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.stores import SCHEMA, Stream
+from orchestrator.stores import SCHEMA, Held, Stream
 from orchestrator.stores.files import Entry, open_files
 from workers.errors import StoreError, first_line
 from workers.protocol import Measurement, ModelSpec, measurement_key
@@ -112,19 +113,43 @@ class ParquetStore:
         damaged: list[str] = []
         conflicts: set[str] = set()
         provenance: list[Mapping[str, str]] = []
+        for table, footer in self._parts(fingerprint, damaged):
+            provenance.append(footer["provenance"])
+            for row in _measurements(table):
+                if not _agree(rows.setdefault(row.request, row), row):
+                    conflicts.add(row.request)
+        return Stream(rows, tuple(damaged), len(conflicts), tuple(provenance))
+
+    def held(self, fingerprint: str) -> Held:
+        """The requests of all sound parts; whether parts disagree is looked up only where they have rows in common."""
+        requests: set[str] = set()
+        damaged: list[str] = []
+        provenance: list[Mapping[str, str]] = []
+        rows = 0
+        for table, footer in self._parts(fingerprint, damaged, ["request"]):
+            provenance.append(footer["provenance"])
+            rows += table.num_rows
+            requests.update(table["request"].to_pylist())
+        conflicts = self.read(fingerprint).conflicts if len(requests) < rows else 0
+        return Held(frozenset(requests), tuple(damaged), conflicts, tuple(provenance))
+
+    def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
+        """The provenance of the first sound parts, at most so many."""
+        return [footer["provenance"] for _, footer in islice(self._parts(fingerprint, [], []), most)]
+
+    def _parts(
+        self, fingerprint: str, damaged: list[str], columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
+        """Every sound part, read and checked when it is asked for; the others are named in `damaged`."""
         for path in self.list(f"measurements/{fingerprint}"):
             try:
-                part, footer = read_part(self.load(path) or b"", path)
+                table, footer = _read_table(self.load(path) or b"", path, columns)
                 if footer["fingerprint"] != fingerprint:
                     raise StoreError(f"{path}: belongs to another model ({footer['fingerprint']})")
             except StoreError as error:
                 damaged.append(str(error))
                 continue
-            provenance.append(footer["provenance"])
-            for row in part:
-                if not _agree(rows.setdefault(row.request, row), row):
-                    conflicts.add(row.request)
-        return Stream(rows, tuple(damaged), len(conflicts), tuple(provenance))
+            yield table, footer
 
     def fingerprints(self) -> list[str]:
         """Every fingerprint that has a part."""
@@ -195,17 +220,28 @@ def read_part(content: bytes, path: str) -> tuple[list[Measurement], dict[str, A
 
     Raises `StoreError` with the path and what is wrong.
     """
+    table, footer = _read_table(content, path)
+    return _measurements(table), footer
+
+
+def _measurements(table: pa.Table) -> list[Measurement]:
+    return [Measurement(**{**row, "extra": dict(row["extra"])}) for row in table.to_pylist()]
+
+
+def _read_table(content: bytes, path: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
+    """Some or all columns, and the footer; `StoreError` as `read_part`."""
     name = path.rpartition("/")[2].removesuffix(".parquet")
     if hashlib.sha256(content).hexdigest() != name:
         raise StoreError(f"{path}: damaged (its bytes no longer match its name)")
     try:
-        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
-        footer = json.loads((table.schema.metadata or {})[FOOTER])
+        file = pq.ParquetFile(pa.BufferReader(content))
+        table = file.read(columns=columns, use_threads=False)
+        footer = json.loads((file.schema_arrow.metadata or {})[FOOTER])
     except (pa.ArrowException, KeyError, ValueError) as error:
         raise StoreError(f"{path}: not a part of a rewardsweep store ({type(error).__name__})") from error
-    if not table.schema.equals(COLUMNS, check_metadata=False):
+    if not file.schema_arrow.equals(COLUMNS, check_metadata=False):
         raise StoreError(f"{path}: unknown columns (schema {footer.get('schema')}, this rewardsweep reads {SCHEMA})")
-    return [Measurement(**{**row, "extra": dict(row["extra"])}) for row in table.to_pylist()], footer
+    return table, footer
 
 
 def check_keys(rows: Sequence[Measurement], fingerprint: str) -> int:
