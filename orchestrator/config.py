@@ -40,6 +40,7 @@ KEYS = (
     "shard_rows",
     "store",
     "verb",
+    "webhook",
     "workers",
 )
 OUTPUTS = ("text", "json", "csv", "markdown")
@@ -53,7 +54,7 @@ FOR_ALL = {"protocol": ("own", "reference"), "numerics": ("fast", "exact")}
 
 @dataclass(frozen=True)
 class Settings:
-    """One command's configuration. `models` holds the files' values, not yet pinned."""
+    """One command's configuration. `models` holds the files' values, not yet pinned; `webhook` may be a secret."""
 
     verb: str
     models: Mapping[str, Mapping[str, Any]]
@@ -72,6 +73,7 @@ class Settings:
     priority: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     push: str | None = None
+    webhook: str | None = field(default=None, repr=False)
     what_if: tuple[Offer, ...] | None = None
     dollars: Mapping[str, float] = field(default_factory=dict)
 
@@ -107,6 +109,7 @@ def settings(config: DictConfig) -> Settings:
         priority=_priority(values["priority"], values["models"]),
         log=values["log"],
         push=_text("push", values["push"]),
+        webhook=values["webhook"],
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
         what_if=_what_if(values),
         dollars=cluster.prices(values["dollars"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.cost import CPU, GPUS
+from orchestrator.usage_nightly import NIGHTLY
 
 SELECTION = """\
 what to evaluate
@@ -246,6 +247,11 @@ examples
   rewardsweep export results store=s3://bucket/nightly benchmarks=[rewardbench]
   rewardsweep export results store=scores rule=rewardbench-v1-prior-sets
 """,
+    ),
+    "nightly": (
+        NIGHTLY[0],
+        SELECTION + STORE.replace("text, json, csv or", "text (one line), json or") + WHERE + NIGHTLY[1],
+        NIGHTLY[2],
     ),
     "models": (
         """\
