@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,6 @@ STAND_INS = {
 FILES = {
     "my_pairs.jsonl": '{"prompt": "q", "chosen": "a longer answer", "rejected": "short"}\n',
     "downstream.csv": "model,gain\nmine,0.3\nlongest,0.1\nrandom,0.2\n",
-    "mine/model/my-model.yaml": "# @package models\nmy-model:\n  path: ./my-checkpoint\n  family: scalar\n",
 }
 SHELL_ONLY = re.compile(r"[|&;<>$`]")
 ADDRESS = "http://localhost:8000/v1"
@@ -52,7 +52,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_zoo.build(folder / "my-checkpoint", "llama")
     tiny_zoo.build(folder / "policy", "llama", causal=True, seed=1)
     tiny_zoo.build(folder / "sft", "llama", causal=True, seed=2)
-    for name, text in FILES.items():
+    for name, text in (FILES | shown_files()).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     with at(folder):
@@ -60,7 +60,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "run +models.mine.path=./my-checkpoint +models.mine.family=scalar suite=baselines store=scores"
         )
         assert rewardsweep("export results store=scores")
+        shutil.copytree("results/demo", "results", dirs_exist_ok=True)
     return folder
+
+
+def shown_files() -> dict[str, str]:
+    """The YAML files that pages show, by the path that ends the sentence before."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return dict(re.findall(r"`(mine/\S+\.yaml)`:\n\n```yaml\n(.*?)```", pages, re.DOTALL))
 
 
 @contextmanager
@@ -90,7 +97,7 @@ def arranged(given: list[str]) -> list[str]:
     rest = [word.replace(ADDRESS, here) for word in rest]
     for name in re.findall(r"model=\[(gpt[\w-]+)\]", " ".join(rest)):
         rest.append(f"models.{name}.endpoint={{url: '{here}', key: OPENAI_API_KEY}}")
-    asked = [word for word in rest if word.startswith(("benchmarks=", "data.", "suite=baselines", "--"))]
+    asked = [word for word in rest if word.startswith(("benchmarks=", "data.", "suite=baselines", "--help"))]
     benchmark = ["benchmarks=[demo]"] if verb in REWARDBENCH and not asked else []
     return [verb, *rest, *benchmark, *(["pool=local"] if verb in SCORING and "--help" not in rest else [])]
 
@@ -134,6 +141,14 @@ def test_commands_run_as_they_are_written(page: str, desk: Path, tmp_path: Path)
                     rehearsed(words(command))
                 else:
                     assert rewardsweep(command), f"{page}: {command}"
+
+
+def test_the_lines_for_a_notebook_read_a_table(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "faq.md").read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(desk)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert {"mine", "longest"} <= set(found["table"]["name"])
 
 
 def rehearsed(command: list[str]) -> None:
