@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote
 
-import pyarrow.parquet as pq
 import pytest
 
+from tests.canaries import CANARIES, MARK, contents, leaks, spellings
 from tests.conftest import Cli
 from tests.fake_endpoint import Endpoint, Reply, failure, serving
 from workers.engines.openai import REASON_CHARACTERS
-
-SECRETS = (
-    "HF_TOKEN",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "OPENAI_API_KEY",
-    "ANTHROPIC_API_KEY",
-    "RAY_AUTH_TOKEN",
-)
-CANARIES = {name: f"canary-{name.lower().replace('_', '-')}-7f3a+/=" for name in SECRETS}
-MARK = "a-subset-that-must-be-found"
-"""Stands in the data, and so in parts, records and pages: the search must see it wherever a secret could be."""
-
-
-def spellings(secret: str) -> set[bytes]:
-    """A secret as it is, in base64, percent-encoded, escaped for HTML and JSON, and its first half."""
-    plain = secret.encode()
-    html = secret.replace("&", "&amp;").replace("+", "&#43;")
-    encoded = base64.b64encode(plain).rstrip(b"=")
-    return {plain, encoded, quote(secret, safe="").encode(), html.encode(), plain[: len(plain) // 2]}
-
-
-def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Every file below a folder; Parquet is unpacked, its footer and schema too, since its pages are compressed."""
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        if path.suffix == ".parquet":
-            table = pq.read_table(path)
-            content += repr((table.schema.metadata, table.to_pylist())).encode()
-        yield str(path.relative_to(folder)), str(path).encode() + content
-
-
-def leaks(where: Mapping[str, bytes]) -> list[tuple[str, str]]:
-    return [
-        (name, place)
-        for name, secret in CANARIES.items()
-        for place, content in where.items()
-        if any(spelling in content for spelling in spellings(secret))
-    ]
 
 
 @pytest.fixture
@@ -87,7 +45,7 @@ def test_secrets_reach_no_log_part_record_or_page(cli: Cli, pairs: Path, endpoin
     store = f"store={written / 'store'}"
     common = [f"data.pairs={pairs}", "pool=local", store]
     commands = [
-        ["run", "model=[longest,shortest,random]", *judge(endpoint), *common],
+        ["run", "model=[longest,shortest,random]", *judge(endpoint), *common, "log=json"],
         ["run", "model=[longest]", *common, "output=json"],
         ["plan", "model=[longest,position]", *common],
         ["status", store, "output=json"],
@@ -101,7 +59,7 @@ def test_secrets_reach_no_log_part_record_or_page(cli: Cli, pairs: Path, endpoin
     for command in commands:
         done = cli(*command, settings=CANARIES)
         assert done.returncode == 0, (command, done.stderr)
-        said[" ".join(command[:1])] = f"{done.stdout}\n{done.stderr}".encode()
+        said[" ".join(command)] = f"{done.stdout}\n{done.stderr}".encode()
     assert set(endpoint.keys) == {f"Bearer {CANARIES['OPENAI_API_KEY']}"}, "the secret was in use"
 
     files = dict(contents(written))
@@ -109,7 +67,8 @@ def test_secrets_reach_no_log_part_record_or_page(cli: Cli, pairs: Path, endpoin
     assert any(path.startswith("store/measurements/") for path in files)
     for place in ("store/benchmarks/", "store/leaderboards/", "pages/"):
         assert any(MARK.encode() in content for path, content in files.items() if path.startswith(place)), place
-    assert any(path.startswith("store/runs/") for path in files)
+    assert any(path.startswith("store/runs/") and path.endswith("/run.json") for path in files)
+    assert any(path.startswith("store/runs/") and "/events/" in path for path in files)
 
 
 @pytest.mark.parametrize("before", [0, REASON_CHARACTERS - 42])

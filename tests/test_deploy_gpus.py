@@ -55,7 +55,8 @@ def config(port: int) -> dict[str, Any]:
         "max_workers": 2,
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": 0.1,
-        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}"},
+        # all nodes have one address here: by it the autoscaler would not know which of them is idle
+        "provider": {"type": "fake_multinode", "gcs_address": f"127.0.0.1:{port}", "use_node_id_as_ip": True},
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
             "gpu": {**node, "min_workers": 0, "max_workers": 2},

@@ -55,7 +55,9 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray cluster of its own with the jobs API, on loopback, that asks for a token; its dashboard's address."""
     port = free_port()
     command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus", "3"]
+    temporary = Path(tempfile.mkdtemp(prefix="rs"))  # Ray's sockets need a short path; other clusters have theirs
     options = {"--port": free_port(), "--dashboard-host": "127.0.0.1", "--dashboard-port": port}
+    options["--temp-dir"] = str(temporary)
     process = subprocess.Popen(
         [*command, *(str(word) for pair in options.items() for word in pair), "--disable-usage-stats"],
         env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token(), "PATH": path_with_python()},
@@ -65,13 +67,14 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: answers(port), 90, "the dashboard does not answer")
+        wait_until(lambda: answers(port), 90, lambda: "the dashboard does not answer")
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         time.sleep(2)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=30)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def path_with_python() -> str:
@@ -89,10 +92,10 @@ def answers(port: int) -> bool:
     return done.returncode == 0
 
 
-def wait_until(true: Callable[[], bool], seconds: float, otherwise: str) -> None:
+def wait_until(true: Callable[[], bool], seconds: float, otherwise: Callable[[], str]) -> None:
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, otherwise
+        assert time.monotonic() < deadline, otherwise()
         time.sleep(0.2)
 
 
@@ -132,6 +135,12 @@ def start(checkout: Path, dashboard: str | None, words: list[str], given: str | 
     )
 
 
+def given_up(process: subprocess.Popen[str]) -> str:
+    """What a submission said that did not do in time what it should."""
+    process.kill()
+    return "no part was written: " + process.communicate()[0]
+
+
 def finished(process: subprocess.Popen[str]) -> tuple[int, str]:
     output, _ = process.communicate(timeout=300)
     return process.returncode, output
@@ -142,7 +151,7 @@ def test_a_job_stopped_midway_is_resumed_by_the_same_command(
 ) -> None:
     parts = tmp_path / "a store" / "measurements"
     first = start(checkout, dashboard, words)
-    wait_until(lambda: len(list(parts.glob("*/*.parquet"))) >= 5, 120, "no part was written")
+    wait_until(lambda: len(list(parts.glob("*/*.parquet"))) >= 5, 200, lambda: given_up(first))
     first.send_signal(signal.SIGINT)
     code, output = finished(first)
     assert code == 130, output
@@ -163,7 +172,7 @@ def test_a_job_stopped_midway_is_resumed_by_the_same_command(
     assert last["asked"] == last["scored"] + last["reused"] == 4 * ROWS
     assert last["reused"] >= 4 * 5
     assert last["scored"] > 0
-    records = [path.read_text() for path in (tmp_path / "a store" / "runs").rglob("*") if path.is_file()]
+    records = [path.read_text() for path in (tmp_path / "a store" / "runs").rglob("*.json")]
     assert any(UPLOADED in record for record in records), "the cluster ran its own code, not what was sent"
 
 
