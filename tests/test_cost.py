@@ -262,6 +262,7 @@ def test_too_few_old_or_broken_footers_change_nothing() -> None:
     assert calibrated([footer()] * (FEWEST - 1), KINDS) == Rates()
     old = {"compute_seconds": "3", "load_seconds": "1", "tokens": "10"}
     assert calibrated([old, footer(flops="many", device="Voodoo 2")] * 5, KINDS).shares == {}
+    assert calibrated([footer(written_tokens="9")] * 5, KINDS).shares == {}, "writing is bound by memory"
     assert calibrated([footer(run="1")] * 9, KINDS).loads == {}, "one load, told by nine parts"
 
 

@@ -145,10 +145,21 @@ def test_hours_are_seconds_times_gpus_and_a_load_counts_once() -> None:
     assert both.gpu_hours == pytest.approx((2 * 150 + 120) / 3600)
 
 
-def test_a_gpu_without_a_price_has_hours_but_no_dollars_and_a_cpu_neither() -> None:
+def test_fetching_and_compiling_count_as_loading() -> None:
+    apart = {"fetch_seconds": "60", "load_seconds": "20", "compile_seconds": "10"}
+    assert spent([FOOTER | apart] * 2, GPUS).load_seconds == 90.0
+
+
+def test_a_gpu_without_a_price_has_hours_but_no_dollars_and_a_cpu_the_price_of_a_core() -> None:
     unknown = spent([FOOTER | {"device": "Voodoo 2"}], GPUS)
     assert (unknown.dollars, unknown.gpu_hours > 0) == (None, True)
-    assert spent([FOOTER | {"device": "cpu"}], GPUS).gpu_hours == 0
+    cpu = spent([FOOTER | {"device": "cpu", "gpus": "0"}], GPUS)
+    assert (cpu.gpu_hours, cpu.cpu_hours) == (0, pytest.approx(120 / 3600))
+    assert cpu.dollars == pytest.approx(cpu.cpu_hours * 0.05)
+    assert str(cpu) == "0.033 CPU-hours, $0.00"
+    for device in ("none", "endpoint"):
+        nothing = spent([FOOTER | {"device": device, "gpus": "0"}], GPUS)
+        assert (nothing.on_devices, nothing.dollars, str(nothing)) == (False, 0.0, "")
     assert (spent([], GPUS), Spent() + unknown) == (Spent(), unknown)
     old = spent([FOOTER | {"tensor_parallel": "4"}], GPUS)
     assert old.gpu_hours == pytest.approx(4 * 120 / 3600), "parts of older versions"

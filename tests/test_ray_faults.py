@@ -17,7 +17,7 @@ import pytest
 
 from tests import sweeps
 from tests.chaotic_engine import MEMORY
-from tests.cluster import Machines
+from tests.cluster import CLIENT, Machines
 from tests.sweeps import Sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -79,6 +79,7 @@ def disturbed(sweep: Sweep, cluster: Machines, store: Path, disturb: Callable[[]
 
 
 @further
+@pytest.mark.skipif(not CLIENT, reason="no client of Ray (rewardsweep[metrics])")
 def test_a_client_of_the_cluster_sweeps_too(words: tuple[str, ...], three: Machines, tmp_path: Path) -> None:
     sweep = undisturbed(words, tmp_path / "alone")
     line = sweeps.command("run", *sweep.words, f"ray.address={three.client}", f"store={tmp_path / 'store'}")
