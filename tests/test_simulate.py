@@ -41,7 +41,7 @@ def test_a_seed_is_always_the_same_run() -> None:
 def test_every_fault_and_every_end_is_met() -> None:
     """A cluster that never failed, or never finished a model, would prove nothing."""
     seen: Counter[str] = Counter()
-    for seed in range(400):
+    for seed in range(600):
         world = simulate(seed)
         seen.update(world.seen)
         for state in world.scheduler.streams.values():
