@@ -27,8 +27,8 @@ TRAINING = ("optimizer*", "scheduler*", "rng_state*", "training_args*")
 def fetch(spec: ModelSpec, weights: bool = True) -> float:
     """Bring the checkpoint's files and its tokenizer's to this machine; the seconds that it took.
 
-    `ModelError` where the hub or the bucket does not give them, `UnavailableError` where it does not answer now. A
-    folder of this machine is used where it lies. Without `weights` come the files that a preflight reads; of the hub's,
+    `ModelError` where hub or bucket do not give them, `UnavailableError` where they do not answer now. A folder
+    of this machine is used where it lies. Without `weights` come the files that a preflight reads; of the hub's,
     transformers fetches those that it reads itself.
     """
     started = time.perf_counter()

@@ -24,11 +24,11 @@ STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 LIBRARIES = {
     "httpx": ("TransportError",),
     "httpx2": ("TransportError",),
-    "obstore.exceptions": ("GenericError",),
     "requests": ("ConnectionError", "Timeout"),
     "urllib3.exceptions": ("ProtocolError", "TimeoutError"),
+    "obstore.exceptions": ("GenericError",),
 }
-"""The errors of HTTP libraries that are about the way to a server; obstore's after all its retries."""
+"""The errors of HTTP libraries that are about the way to a server; obstore has no other name for those, and for 5xx."""
 NEVER = {"httpx": ("UnsupportedProtocol",), "httpx2": ("UnsupportedProtocol",)}
 
 
