@@ -19,7 +19,19 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from orchestrator import __version__, check, compare, correlate, evaluate, exchange, inspect, leaderboards, usage, zoo
+from orchestrator import (
+    __version__,
+    check,
+    compare,
+    correlate,
+    evaluate,
+    exchange,
+    inspect,
+    leaderboards,
+    maintenance,
+    usage,
+    zoo,
+)
 from orchestrator.config import KEYS, Settings, settings
 from orchestrator.evaluate import INTERRUPTED, OK, WRONG_INPUT
 from orchestrator.paths import CONF_DIR
@@ -44,6 +56,8 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "site": build.site,
     "import": exchange.import_results,
     "export": exchange.export_results,
+    "compact": maintenance.compact,
+    "gc": maintenance.gc,
 }
 
 NAMING = ("compare", "correlate", "site", "import", "export")

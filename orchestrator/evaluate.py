@@ -68,6 +68,9 @@ def run(settings: Settings) -> int:
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
         outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=_costs(store, todo))
         records.save_outcome(store, run_id, outcome)
+    for fingerprint, stream in todo.streams.items():
+        if stream.owed:
+            store.index(fingerprint)
     if outcome.state != "done":
         return _stopped(settings, outcome)
     folders = show_boards(store, settings, list(hashes), [model.name for model in prepared.models])
@@ -141,6 +144,8 @@ def _report_damage(streams: Iterable[Stream]) -> None:
     for stream in streams:
         for problem in stream.damaged:
             say(f"warning: {problem}; its rows count as absent and are scored again")
+        for note in stream.notes:
+            say(f"warning: {note}")
         if stream.conflicts:
             say(f"warning: {stream.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
 

@@ -17,6 +17,7 @@ from orchestrator.records import Run
 from orchestrator.reducer import Imported, Leaderboard, Lookup, ScoredRow, judge, reduce, score_rows
 from orchestrator.site import page
 from orchestrator.stores import Store, open_store
+from orchestrator.stores.parquet import ParquetStore
 from workers import plugins
 from workers.errors import InputError
 from workers.protocol import Measurement, Model
@@ -86,9 +87,9 @@ def _save_board(store: Store, made: Leaderboard) -> str:
     return f"{store.uri}/{folder}"
 
 
-def existing_store(settings: Settings) -> Store:
+def existing_store(settings: Settings) -> ParquetStore:
     """The store, which must exist."""
-    store: Store = open_store(settings.store)
+    store = open_store(settings.store)
     if not store.exists():
         raise InputError(f"store={settings.store}: no store there; run `rewardsweep run ... store=...` first")
     return store
