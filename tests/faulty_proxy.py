@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 ERRORS = {
     "500": (500, "InternalError"),
     "503": (503, "SlowDown"),
+    "429": (429, "TooManyRequests"),
     "403": (403, "AccessDenied"),
     "404": (404, "NoSuchBucket"),
 }
@@ -21,7 +22,7 @@ Decide = Callable[[str, str], str]
 class FaultyProxy:
     """Forwards to `target` what `decide(method, path)` lets pass: an empty word, or the name of a fault.
 
-    `500`, `503`, `403`, `404`: answer so, without asking the target. `drop`: close the connection without an answer.
+    A number: answer so, without asking the target. `drop`: close the connection without an answer.
     `lose`: let the target do it, then close without an answer. `cut`: close in the middle of the answer.
     """
 

@@ -147,7 +147,7 @@ def test_conditional_writes_exclude(s3: ParquetStore) -> None:
     assert not s3.replace("lease", b"x", holder)
 
 
-FAULTS = ("500", "503", "drop", "lose", "cut")
+FAULTS = ("500", "503", "429", "drop", "lose", "cut")
 
 
 @pytest.mark.usefixtures("quick")
@@ -172,7 +172,7 @@ def test_every_kind_of_fault_is_tried_again(
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("fault", ["500", "503", "drop", "lose"])
+@pytest.mark.parametrize("fault", ["500", "503", "429", "drop", "lose"])
 def test_a_conditional_write_whose_answer_is_lost_knows_its_own_success(
     server: str, bucket: str, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
