@@ -7,7 +7,7 @@ VLLM := .venv-vllm
 DEMO := .demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-vllm check format wheel clean
+.PHONY: help install demo test test-vllm test-deploy bench audit check format wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,21 @@ $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 test-vllm: $(VLLM)/.installed ## the tests that need vLLM, on the CPU
 	$(VLLM)/bin/python -m pytest -m vllm
 
+$(VENV)/.installed-deploy: $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,metrics,deploy]'
+	@touch $@
+
+test-deploy: $(VENV)/.installed-deploy ## the tests of deploy/: Slurm, Prometheus, job submission, manifests (docs/deploy)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m deploy
+
+audit: ## known vulnerabilities of the pinned packages; asks the advisory service of PyPI
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
+
+bench: $(INSTALLED) ## speed against the reference and vLLM, hours; BENCH="--step 60" for a first look
+	$(BIN)/python -m bench.throughput $(BENCH)
+
 check: $(INSTALLED) ## formatting, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -55,4 +70,4 @@ wheel: $(INSTALLED) ## build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove everything that was built, the environment too
-	rm -rf $(VENV) $(VLLM) $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VLLM) .venv-audit $(DEMO) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -2,8 +2,9 @@
 
     python -m bench.parity --shared ../shared --reference-venv .venv-reference [--architectures llama bert] [--step 5]
 
-For every architecture: our scores in padded batches as on a GPU, our score of each conversation alone and unpadded
-(what a CPU computes), and the reference at batch size 1 and 8 (its default). Prints the table of docs/parity.md;
+For every architecture: our scores where conversations share passes (`numerics: fast`; packed, or padded where the code
+does not bear it), our score of each conversation alone and unpadded (`numerics: exact`), and the reference at batch
+size 1 and 8 (its default). Prints the table of docs/parity.md;
 `tests/test_parity.py` asserts on the same numbers.
 """
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from orchestrator.pin import pin_model
 from workers import tiny_zoo
 from workers.engines import transformers as engine
-from workers.protocol import Message, Request
+from workers.protocol import Message, Output, Request, Unscored
 
 Scores = list[float]
 """Chosen and rejected in turn: positions 2i and 2i + 1 belong to row i."""
@@ -33,6 +34,7 @@ class Parity:
     """One row of the table. Differences are maxima over all responses; verdicts are counted over pairs."""
 
     architecture: str
+    batching: str
     pairs: int
     spread: float
     batched: float
@@ -57,11 +59,26 @@ def requests(rows: Sequence[dict[str, str]]) -> list[Request]:
     ]
 
 
-def our_scores(checkpoint: Path, asked: Sequence[Request]) -> tuple[Scores, Scores]:
-    """Scores in padded batches, and scores alone."""
+def our_scores(checkpoint: Path, asked: Sequence[Request]) -> tuple[Scores, Scores, str]:
+    """Scores in shared passes and scores alone; how passes are shared."""
     spec = pin_model("parity", {"path": str(checkpoint), "family": "scalar"}, cuda=False).streams[0]
-    alone, batched = engine.load(spec), engine.load(replace(spec, token_budget=engine.GPU_TOKENS))
-    return [output.value for output in batched.run(asked)], [output.value for output in alone.run(asked)]
+    shared, alone = (
+        engine.load(replace(spec, token_budget=engine.GPU_TOKENS)),
+        engine.load(replace(spec, numerics="exact")),
+    )
+    return values(shared, asked), values(alone, asked), shared.details()["batching"].split()[0]
+
+
+def values(loaded: engine.TransformersEngine, asked: Sequence[Request]) -> Scores:
+    """One score a request, all of which can be answered."""
+    return [answered(output).value for output in loaded.run(asked)]
+
+
+def answered(output: Output | Unscored) -> Output:
+    """An output that is one."""
+    if isinstance(output, Unscored):
+        raise RuntimeError(output.reason)
+    return output
 
 
 def reference_scores(
@@ -74,21 +91,34 @@ def reference_scores(
 ) -> Scores:
     """The reference's scores at a batch size, from its own command line; implicit rewards given `tuned_from`."""
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "rows.jsonl"
-        data.write_text("".join(json.dumps(_conversations(row)) + "\n" for row in rows), encoding="utf-8")
-        (Path(folder) / "zoo").mkdir()
-        (Path(folder) / "zoo" / "model").symlink_to(checkpoint.resolve())
+        flags = reference_flags(Path(folder), checkpoint, rows, batch, tuned_from)
         script = (shared / "reference" / "run_reference.py").resolve()
-        options = ["--model", "zoo/model", "--dataset", str(data), "--load_json", "--output_dir", f"{folder}/out/"]
-        command = [sys.executable, str(script), "--venv", str(venv.resolve()), "--", *options]
-        command += ["--batch_size", str(batch)]
-        if tuned_from is not None:
-            (Path(folder) / "zoo" / "reference").symlink_to(tuned_from.resolve())
-            command += ["--ref_model", "zoo/reference"]
+        command = [sys.executable, str(script), "--venv", str(venv.resolve()), "--", *flags]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"the reference failed: {done.stderr[-2000:]}")
-        lines = (Path(folder) / "out" / "zoo" / "model_outputs.jsonl").read_text(encoding="utf-8").splitlines()
+        return scores_written(Path(folder))
+
+
+def reference_flags(
+    folder: Path, checkpoint: Path, rows: Sequence[dict[str, str]], batch: int, tuned_from: Path | None = None
+) -> list[str]:
+    """The flags of the reference's command, whose working directory is `folder`; rows and models are put there."""
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(_conversations(row)) + "\n" for row in rows), encoding="utf-8")
+    (folder / "zoo").mkdir()
+    (folder / "zoo" / "model").symlink_to(checkpoint.resolve())
+    flags = ["--model", "zoo/model", "--dataset", str(data), "--load_json", "--output_dir", f"{folder}/out/"]
+    flags += ["--batch_size", str(batch)]
+    if tuned_from is not None:
+        (folder / "zoo" / "reference").symlink_to(tuned_from.resolve())
+        flags += ["--ref_model", "zoo/reference"]
+    return flags
+
+
+def scores_written(folder: Path) -> Scores:
+    """The scores of a run of the reference in that folder."""
+    lines = (folder / "out" / "zoo" / "model_outputs.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     return [_number(row[side]) for row in found for side in ("scores_chosen", "scores_rejected")]
 
@@ -120,11 +150,12 @@ def flips(one: Scores, other: Scores) -> int:
 
 def compare(shared: Path, venv: Path, checkpoint: Path, architecture: str, rows: Sequence[dict[str, str]]) -> Parity:
     """All numbers of one architecture."""
-    batched, alone = our_scores(checkpoint, requests(rows))
+    batched, alone, batching = our_scores(checkpoint, requests(rows))
     single = reference_scores(shared, venv, checkpoint, rows, 1)
     default = reference_scores(shared, venv, checkpoint, rows, 8)
     return Parity(
         architecture=architecture,
+        batching=batching,
         pairs=len(rows),
         spread=max(alone) - min(alone),
         batched=difference(batched, alone),
@@ -137,9 +168,10 @@ def compare(shared: Path, venv: Path, checkpoint: Path, architecture: str, rows:
 
 COLUMNS = (
     "architecture",
+    "shared passes",
     "pairs",
     "range of scores",
-    "ours in padded batches - ours alone",
+    "ours in shared passes - ours alone",
     "ours - reference at batch 1",
     "verdicts that differ",
     "reference at batch 8 - at batch 1",
@@ -151,7 +183,7 @@ def line(row: Parity) -> str:
     """A row of the table."""
     numbers = [row.batched, row.reference, row.wrong_verdicts, row.reference_batch, row.reference_flips]
     cells = [f"{value:.1e}" if isinstance(value, float) else str(value) for value in numbers]
-    return f"| {row.architecture} | {row.pairs} | {row.spread:.2f} | " + " | ".join(cells) + " |"
+    return f"| {row.architecture} | {row.batching} | {row.pairs} | {row.spread:.2f} | " + " | ".join(cells) + " |"
 
 
 def arguments(parser: argparse.ArgumentParser, architectures: Sequence[str]) -> argparse.Namespace:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.parity import Scores, arguments, difference, flips, load_rows, reference_scores
+from bench.parity import Scores, answered, arguments, difference, flips, load_rows, reference_scores
 from orchestrator.pin import pin_model
 from workers import tiny_zoo
 from workers.engines import transformers as engine
@@ -33,18 +33,20 @@ class Rewards:
 
 
 def our_rewards(
-    policy: Path, reference: Path, rows: Sequence[dict[str, str]], protocol: str, token_budget: int | None = None
+    policy: Path, reference: Path, rows: Sequence[dict[str, str]], protocol: str, numerics: str = "exact"
 ) -> Rewards:
-    """Rewards under a protocol, each conversation alone unless there is a budget of padded tokens."""
-    entry = {"path": str(policy), "reference": str(reference), "family": "dpo", "protocol": protocol}
+    """Rewards under a protocol; each conversation alone if `numerics` is exact."""
+    entry = {"path": str(policy), "reference": str(reference), "family": "dpo"}
+    entry |= {"protocol": protocol, "numerics": numerics}
     model = pin_model("parity", entry, cuda=False)
     examples = [((Message("user", row["prompt"]),), (row["chosen"], row["rejected"])) for row in rows]
     wanted = [dpo.wanted(model, prompt, responses) for prompt, responses in examples]
     answers: list[list[Measurement]] = []
     for stream, spec in enumerate(model.streams):
         asked = [request for row in wanted for position, request in row if position == stream]
-        outputs = engine.load(replace(spec, token_budget=token_budget)).run(asked)
-        answers.append([measure("parity", request, output) for request, output in zip(asked, outputs, strict=True)])
+        outputs = engine.load(spec).run(asked)
+        pairs = zip(asked, outputs, strict=True)
+        answers.append([measure("parity", request, answered(output)) for request, output in pairs])
     values = [
         value
         for index in range(0, 2 * len(rows), 2)
@@ -58,7 +60,7 @@ COLUMNS = (
     "pairs",
     "range of rewards",
     "largest sum",
-    "ours in padded batches - ours alone",
+    "ours in shared passes - ours alone",
     "ours under `protocol=reference` - reference at batch 1",
     "verdicts that differ",
     "verdicts that our own protocol changes",
@@ -71,7 +73,7 @@ def line(architecture: str, shared: Path, venv: Path, folder: Path, rows: Sequen
         tiny_zoo.build(folder / f"{architecture}-{seed}", architecture, causal=True, seed=seed) for seed in (0, 1)
     )
     alone = our_rewards(policy, reference, rows, "reference")
-    batched = our_rewards(policy, reference, rows, "reference", engine.GPU_TOKENS)
+    batched = our_rewards(policy, reference, rows, "reference", "fast")
     own = our_rewards(policy, reference, rows, "own")
     theirs = reference_scores(shared, venv, policy, rows, 1, reference)
     spread = max(alone.values) - min(alone.values)

@@ -5,7 +5,7 @@
     plan, scheduler    pure: what is owed, and who does it                *_pool   where workers run
     stores             Parquet parts under a URI                          reducer  measurements -> leaderboard
 
-Imports no torch, transformers or vllm, not even indirectly; ray is imported in `ray_pool` alone.
+Imports no torch, transformers or vllm, not even indirectly; ray is imported in `ray_*` alone.
 """
 
 from importlib.metadata import PackageNotFoundError, version

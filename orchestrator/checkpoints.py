@@ -19,6 +19,8 @@ from workers.protocol import digest
 DTYPES = ("float32", "bfloat16", "float16")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+UNPINNED = "unpinned:"
+"""Before the name of content that nobody asked the hub for: enough to plan with, never to score with."""
 TOKENIZER_FILE = re.compile(
     r"(tokenizer.*|vocab.*|merges\.txt|.*\.model|added_tokens\.json|special_tokens_map\.json|chat_template\..*|.*\.tiktoken)"
 )
@@ -34,11 +36,11 @@ class Pinned:
     content: str
 
 
-def weights(name: str, entry: Mapping[str, Any]) -> Pinned:
-    """The checkpoint of a model's file; remote code only from a commit."""
+def weights(name: str, entry: Mapping[str, Any], hub: bool = True) -> Pinned:
+    """The checkpoint of a model's file; remote code only from a commit. Without the hub a branch stays unpinned."""
     if not entry.get("path"):
         raise InputError(f"models.{name}.path is missing: set it to a checkpoint's folder or hub id")
-    pinned = content(name, "path", entry["path"], entry.get("revision"))
+    pinned = content(name, "path", entry["path"], entry.get("revision"), hub)
     if entry.get("trust_remote_code") and pinned.revision and not COMMIT.fullmatch(str(entry.get("revision"))):
         raise InputError(
             f"models.{name}.trust_remote_code: remote code runs only from a pinned commit; "
@@ -47,7 +49,7 @@ def weights(name: str, entry: Mapping[str, Any]) -> Pinned:
     return pinned
 
 
-def content(name: str, field: str, path: str, revision: str | None) -> Pinned:
+def content(name: str, field: str, path: str, revision: str | None, hub: bool = True) -> Pinned:
     """A folder by the hash of its files, a hub repository by its commit."""
     folder = Path(path).expanduser()
     if folder.is_dir():
@@ -58,7 +60,10 @@ def content(name: str, field: str, path: str, revision: str | None) -> Pinned:
         raise InputError(f"models.{name}.{field}={path}: a file; give the folder that holds it")
     if path.startswith((".", "/", "~")) or not HUB_ID.fullmatch(path):
         raise InputError(f"models.{name}.{field}={path}: no such folder; check the path")
-    commit = revision if revision and COMMIT.fullmatch(revision) else _commit(name, field, path, revision)
+    given = revision if revision and COMMIT.fullmatch(revision) else None
+    if not given and not hub:
+        return Pinned(path, None, f"{UNPINNED}{path}@{revision or 'main'}")
+    commit = given or _commit(name, field, path, revision)
     return Pinned(path, commit, f"hub:{path}@{commit}")
 
 
@@ -76,11 +81,15 @@ def _commit(name: str, field: str, path: str, revision: str | None) -> str:
     return str(commit)
 
 
-def dtype(name: str, entry: Mapping[str, Any], checkpoint: Pinned) -> str:
-    """The model file's dtype, else the one in which the checkpoint was saved."""
+def dtype(name: str, entry: Mapping[str, Any], checkpoint: Pinned, hub: bool = True) -> str:
+    """The model file's dtype, else the one in which the checkpoint was saved; without the hub else bfloat16."""
     chosen = entry.get("dtype", "auto")
     if chosen != "auto":
         return str(chosen)
+    if not hub:
+        values = config_at_hand(entry["path"], checkpoint.revision or entry.get("revision")) or {}
+        saved = values.get("dtype") or values.get("torch_dtype")
+        return str(saved) if saved in DTYPES else "bfloat16"
     try:
         values = json.loads(_config_file(name, checkpoint).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -91,6 +100,27 @@ def dtype(name: str, entry: Mapping[str, Any], checkpoint: Pinned) -> str:
             f"models.{name}.dtype is missing and the checkpoint does not say it; set one of {', '.join(DTYPES)}"
         )
     return str(saved)
+
+
+def config_at_hand(path: str, revision: str | None) -> dict[str, Any] | None:
+    """The values of a checkpoint's config.json, of its folder or of the hub's cache; None where it is not here."""
+    folder = Path(path).expanduser()
+    file: Any = folder / "config.json" if folder.is_dir() else cached(path, "config.json", revision)
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8")) if file else None
+    except (OSError, ValueError):  # a damaged one is named when the model is pinned
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def cached(path: str, file: str, revision: str | None) -> str | None:
+    """Where a hub repository's file lies in the cache, without asking the hub."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not HUB_ID.fullmatch(path):
+        return None
+    found = try_to_load_from_cache(path, file, revision=revision)
+    return found if isinstance(found, str) else None
 
 
 def _config_file(name: str, checkpoint: Pinned) -> Path:
@@ -124,9 +154,11 @@ def hash_files(files: Iterable[Path]) -> str:
     return f"sha256:{digest(hashes)}"
 
 
-def tokenizer(name: str, field: str, path: str, revision: str | None) -> Pinned:
+def tokenizer(name: str, field: str, path: str, revision: str | None, hub: bool = True) -> Pinned:
     """A tokenizer by the hash of its own files alone: the same one in two checkpoints has one name."""
-    pinned = content(name, field, path, revision)
+    pinned = content(name, field, path, revision, hub)
+    if not hub and not Path(pinned.path).is_dir():
+        return replace(pinned, content=f"{UNPINNED}{path}@{revision or 'main'}")
     if pinned.revision is None:
         files = [file for file in Path(pinned.path).iterdir() if TOKENIZER_FILE.fullmatch(file.name)]
         return replace(pinned, content=hash_files(files))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -26,16 +30,18 @@ from orchestrator import (
     correlate,
     evaluate,
     exchange,
+    gantt,
     inspect,
     leaderboards,
     maintenance,
+    multirun,
     usage,
     zoo,
 )
 from orchestrator.config import KEYS, Settings, settings
 from orchestrator.evaluate import INTERRUPTED, OK, WRONG_INPUT
 from orchestrator.paths import CONF_DIR
-from orchestrator.progress import say
+from orchestrator.progress import log_as, say
 from orchestrator.site import build
 from workers import plugins
 from workers.errors import InputError, SweepError
@@ -54,13 +60,14 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "compare": compare.compare,
     "correlate": correlate.correlate,
     "site": build.site,
+    "timeline": gantt.timeline,
     "import": exchange.import_results,
     "export": exchange.export_results,
     "compact": maintenance.compact,
     "gc": maintenance.gc,
 }
 
-NAMING = ("compare", "correlate", "site", "import", "export")
+NAMING = ("compare", "correlate", "site", "timeline", "import", "export")
 """Verbs that take words without a key."""
 
 LISTINGS: dict[str, Callable[[Sequence[str]], int]] = {"models": zoo.models}
@@ -77,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"rewardsweep {__version__}")
         return OK
+    log_as("json" if "log=json" in words else "text")  # what goes wrong before the configuration is read, too
     verb, rest = words[0], words[1:]
     if verb not in VERBS and verb not in LISTINGS:
         return _wrong(plugins.unknown(verb, [*VERBS, *LISTINGS], "verb"))
@@ -102,31 +110,95 @@ def _guarded(verb: str, words: Sequence[str]) -> int:
 
 
 def _hydra(verb: str, words: Sequence[str]) -> int:
-    """Compose the configuration and run the verb, once or, with -m, once a job; the worst exit code."""
+    """Compose the configuration and run the verb; with -m compose all jobs, and run them as one sweep."""
     codes: list[int] = []
+    composed: list[tuple[list[str], Settings | SweepError]] = []
+    many = bool({"-m", "--multirun"} & set(words))
 
     def job(config: DictConfig) -> None:
         """Catches here what it can, not in `_guarded`: Hydra would print a line of its own."""
+        if many:
+            composed.append((list(HydraConfig.get().overrides.task), _settings_or_error(config)))
+            return
         try:
-            codes.append(VERBS[verb](settings(config)))
-            sys.stdout.flush()
+            found = settings(config)
+            log_as(found.log)
+            codes.append(_printing(lambda: VERBS[verb](found)))
         except SweepError as error:
             codes.append(_wrong(str(error)))
-        except BrokenPipeError:  # the reader has seen enough, as in `rewardsweep scores | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            codes.append(OK)
         if codes[-1] == INTERRUPTED:
             raise SystemExit(INTERRUPTED)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing, and `_guarded` prints
     start: Any = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name="config")(job)
     before = sys.argv
-    sys.argv = ["rewardsweep", f"++verb={verb}", *_arranged(_named(words) if verb in NAMING else words)]
+    arranged = _arranged(_named(words) if verb in NAMING else words)
+    sys.argv = ["rewardsweep", f"++verb={verb}", *arranged]
     try:
         start()
+    except HydraException as error:
+        if not many or isinstance(error, OverrideParseException):
+            raise
+        return _wrong(_culprit(arranged, error))
     finally:
         sys.argv = before
-    return max(codes, default=OK)  # no job: --cfg only prints
+    return _printing(lambda: _together(composed)) if many else max(codes, default=OK)  # no job: --cfg only prints
+
+
+def _settings_or_error(config: DictConfig) -> Settings | SweepError:
+    try:
+        return settings(config)
+    except SweepError as error:
+        return error
+
+
+def _printing(work: Callable[[], int]) -> int:
+    """A reader may have seen enough, as in `rewardsweep scores | head`."""
+    try:
+        code = work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    return code
+
+
+def _together(composed: Sequence[tuple[list[str], Settings | SweepError]]) -> int:
+    """Run all jobs of a multirun, if all are sound."""
+    swept = multirun.swept([said for said, _ in composed])
+    jobs = []
+    for number, (own, (_, found)) in enumerate(zip(swept, composed, strict=True), 1):
+        if isinstance(found, SweepError):
+            _wrong(f"{multirun.title(number, own)}: {found}")
+        else:
+            jobs.append(multirun.Job(number, own, found))
+    if len(jobs) < len(composed):
+        return WRONG_INPUT
+    if jobs:
+        log_as(jobs[0].settings.log)
+    return multirun.run(jobs) if jobs else OK
+
+
+def _culprit(words: Sequence[str], error: HydraException) -> str:
+    """Hydra's complaint about one of several jobs, with the first job that cannot be composed."""
+    overrides = list(itertools.takewhile(lambda word: not word.startswith("-"), words))  # they come first
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    choices = [
+        [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+        if override.is_sweep_override()
+        else [str(override.input_line)]
+        for override in parsed
+    ]
+    jobs = [list(choice) for choice in itertools.product(*choices)]
+    folder = re.search(r"(?:--config-dir|-cd)[= ](\S+)", " ".join(words))
+    more = [f"hydra.searchpath=['file://{Path(folder[1]).absolute()}']"] if folder else []
+    for number, (own, job) in enumerate(zip(multirun.swept(jobs), jobs, strict=True), 1):
+        try:
+            with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+                compose("config", [*job, *more])
+        except HydraException as found:
+            return f"{multirun.title(number, own)}: {_explained(found)}"
+    return _explained(error)
 
 
 def _arranged(words: Sequence[str]) -> list[str]:
@@ -161,10 +233,10 @@ def _named(words: Sequence[str]) -> list[str]:
 
 
 def _override(word: str) -> str:
-    """`data.<benchmark>=FILE` and `models.<name>.<key>=VALUE` work whether or not a file names that key already."""
+    """What adds a key to a mapping works whether or not a file names that key already: data., models., dollars."""
     if re.match(r"[+~]*data(=|$)", word):
         raise InputError(f"{word}: give each benchmark's file by itself: data.<benchmark>=FILE")
-    return f"++{word}" if re.match(r"(data|models)\.[^=]+=", word) else word
+    return f"++{word}" if re.match(r"((data|models|dollars)\.[^=]+|dollars)=", word) else word
 
 
 def _explained(error: Exception) -> str:

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from orchestrator import cluster
+from orchestrator.cost import Offer
 from workers import plugins
 from workers.errors import InputError, first_line
+from workers.logs import Form
 
 KEYS = (
     "apply",
     "benchmarks",
     "data",
+    "deadline",
     "device",
+    "dollars",
+    "gpu",
+    "gpus",
     "grace_hours",
     "keep_days",
     "keep_runs",
+    "log",
     "models",
     "names",
+    "node_gpus",
     "numerics",
     "output",
     "pool",
+    "priority",
     "protocol",
     "push",
     "ray",
@@ -37,7 +47,8 @@ KEYS = (
     "workers",
 )
 OUTPUTS = ("text", "json", "csv", "markdown")
-MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",)}
+MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",), "timeline": ("html", "png")}
+LOGS = ("text", "json")
 POOLS = ("ray", "local")
 DEVICES = ("auto", "cpu", "cuda")
 FOR_ALL = {"protocol": ("own", "reference"), "numerics": ("fast", "exact")}
@@ -60,12 +71,17 @@ class Settings:
     workers: int | None
     device: str
     shard_rows: int
+    log: Form
+    deadline: int | None = None
+    priority: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     push: str | None = None
     apply: bool = False
     keep_runs: int | None = None
     keep_days: float | None = None
     grace_hours: float = 24
+    what_if: tuple[Offer, ...] | None = None
+    dollars: Mapping[str, float] = field(default_factory=dict)
 
 
 def settings(config: DictConfig) -> Settings:
@@ -81,6 +97,7 @@ def settings(config: DictConfig) -> Settings:
     _choice("output", values["output"], (*OUTPUTS, *MORE_OUTPUTS.get(values["verb"], ())))
     _choice("pool", values["pool"], POOLS)
     _choice("device", values["device"], DEVICES)
+    _choice("log", values["log"], LOGS)
     return Settings(
         verb=values["verb"],
         models=_models(values["models"], {name: values[name] for name in FOR_ALL}),
@@ -94,12 +111,17 @@ def settings(config: DictConfig) -> Settings:
         workers=_count("workers", values["workers"]) if values["workers"] is not None else None,
         device=values["device"],
         shard_rows=_count("shard_rows", values["shard_rows"]),
+        deadline=_count("deadline", values["deadline"]) if values["deadline"] is not None else None,
+        priority=_priority(values["priority"], values["models"]),
+        log=values["log"],
         push=_text("push", values["push"]),
         apply=_flag("apply", values["apply"]),
         keep_runs=_count("keep_runs", values["keep_runs"]) if values["keep_runs"] is not None else None,
         keep_days=_amount("keep_days", values["keep_days"]) if values["keep_days"] is not None else None,
         grace_hours=_amount("grace_hours", values["grace_hours"]),
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
+        what_if=_what_if(values),
+        dollars=cluster.prices(values["dollars"]),
     )
 
 
@@ -112,6 +134,14 @@ def named_folder(settings: Settings) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{verb}: {folder} is a file; name a folder")
     return folder
+
+
+def _what_if(values: Mapping[str, Any]) -> tuple[Offer, ...] | None:
+    """The cluster that `plan` is asked about in place of the one that is there."""
+    offers = cluster.offered(values["gpus"], values["gpu"], _count("node_gpus", values["node_gpus"]))
+    if offers is not None and values["verb"] != "plan":
+        raise InputError(f"{values['verb']}: gpus and gpu describe a cluster to plan for; use `rewardsweep plan`")
+    return offers
 
 
 def _known_keys(prefix: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
@@ -168,6 +198,15 @@ def _models(values: Any, for_all: Mapping[str, Any]) -> dict[str, Mapping[str, A
         if not isinstance(entry, Mapping):
             raise InputError(f"models.{name}: must hold keys such as path and family, found {entry!r}")
     return {str(name): {**entry, **common} for name, entry in values.items()}
+
+
+def _priority(values: Any, models: Mapping[str, Any]) -> tuple[str, ...]:
+    """The models that come first; each must be one of the command's."""
+    names = tuple(str(value) for value in ([values] if isinstance(values, str) else values or ()))
+    for name in names:
+        if name not in models:
+            raise InputError(plugins.unknown(f"priority={name}", sorted(models), "model"))
+    return names
 
 
 def _names(values: Any) -> tuple[str, ...] | None:

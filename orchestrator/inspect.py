@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator import records
+from orchestrator import cluster, live, records
 from orchestrator.config import Settings
+from orchestrator.cost import Gpu
+from orchestrator.eventlog import sweep_of
 from orchestrator.leaderboards import existing_store
+from orchestrator.outlook import compared
 from orchestrator.plan import make_plan
 from orchestrator.progress import say
 from orchestrator.records import Run
+from orchestrator.spent import Spent, spent
 from orchestrator.stores import Store
 from orchestrator.stores.parts import check_keys, read_part
 from workers import plugins
 from workers.errors import StoreError, SweepError
 from workers.protocol import Measurement, ModelSpec, Request, digest
 
+ALL = 10**9
+"""Rows a shard, where nothing is to be scored."""
 SAMPLE = 16
 """Rows a model whose tokens `verify` renders again."""
 
 
 def status(settings: Settings) -> int:
-    """Print the runs of a store, and what the latest one still owes."""
+    """Print the runs of a store, how the latest one stands, and what it still owes."""
     store = existing_store(settings)
     runs = records.load_runs(store)
     found = [_run_json(run) for run in runs]
-    models = _progress(store, runs[-1]) if runs else []
+    devices = cluster.priced(settings.dollars)
+    seen = live.standing(store, runs[-1], time.time()) if runs else None
+    latest = [run for run in runs if sweep_of(run.id) == sweep_of(runs[-1].id)]
+    progress = [row for run in latest for row in _progress(store, run, devices)]
+    models = list({(row["model"], row["fingerprint"]): row for row in progress}.values())
     if settings.output == "json":
-        print(json.dumps({"store": store.uri, "runs": found, "models": models}, indent=1, ensure_ascii=False))
+        now = seen.to_json() if seen else None
+        whole = {"store": store.uri, "runs": found, "now": now, "models": models}
+        print(json.dumps(whole, indent=1, ensure_ascii=False))
         return 0
     for run in found:
         account = run["account"]
         counts = ", ".join(f"{name} {count}" for name, count in account.items()) if account else f"asked {run['asked']}"
         print(f"run {run['id']}  {run['state']}  {'+'.join(run['benchmarks'])}  {counts}")
+    if seen:
+        print("\n".join(["", *seen.lines()]))
     print()
     for model in models:
         if model["wanted"] is None:
@@ -45,8 +60,18 @@ def status(settings: Settings) -> int:
         missing = model["wanted"] - model["present"]
         state = "complete" if not missing else f"{missing} missing"
         failure = f"  failed: {model['failure']}" if model["failure"] else ""
-        print(f"{model['model']}: {model['present']} of {model['wanted']} measurements, {state}{failure}")
+        took = f"  {_took(model)}" if model["gpu_hours"] else ""
+        print(f"{model['model']}: {model['present']} of {model['wanted']} measurements, {state}{took}{failure}")
+    for line in compared(store, runs[-1], devices) if runs else ():
+        print(f"latest run: {line}")
     return 0
+
+
+def _took(model: Mapping[str, Any]) -> str:
+    """Hours of GPUs, dollars and MFU of a stream, in words."""
+    dollars = "" if model["dollars"] is None else f", ${model['dollars']:,.2f}"
+    mfu = "" if model["mfu"] is None else f", MFU {model['mfu']:.0%}"
+    return f"{model['gpu_hours']:,.3f} GPU-hours{dollars}{mfu}"
 
 
 def _run_json(run: Run) -> dict[str, Any]:
@@ -61,16 +86,18 @@ def _run_json(run: Run) -> dict[str, Any]:
         "asked": run.asked,
         "account": asdict(outcome.account) if outcome else None,
         "failures": [asdict(failure) for failure in outcome.failures] if outcome else [],
+        "predicted": {name: dict(values) for name, values in run.predicted.items()},
         "costs": [asdict(cost) for cost in outcome.costs] if outcome else [],
     }
 
 
-def _progress(store: Store, run: Run) -> list[dict[str, Any]]:
-    """What the store has of everything that a run asked for, a record a stream."""
+def _progress(store: Store, run: Run, devices: Mapping[str, Gpu]) -> list[dict[str, Any]]:
+    """What the store has of everything that a run asked for, a record a stream, and what that took."""
     examples = {name: records.load_examples(store, name, rows) for name, rows in run.benchmarks.items()}
     fingerprints = {spec.fingerprint for model in run.models for spec in model.streams}
-    present = {fingerprint: store.read(fingerprint).rows.keys() for fingerprint in fingerprints}
-    plan = make_plan([model for model in run.models if model.streams], examples, present, {}, shard_rows=1)
+    held = {fingerprint: store.held(fingerprint) for fingerprint in fingerprints}
+    present = {fingerprint: one.requests for fingerprint, one in held.items()}
+    plan = make_plan([model for model in run.models if model.streams], examples, present, {}, shard_rows=ALL)
     reasons = records.latest_failures([run])
     unpinned = [model.name for model in run.models if not model.streams]
     return [
@@ -83,9 +110,20 @@ def _progress(store: Store, run: Run) -> list[dict[str, Any]]:
             "wanted": stream.total,
             "present": stream.reused,
             "failure": reasons.get(stream.spec.name) if stream.owed else None,
+            **_measured(spent(held[fingerprint].provenance, devices)),
         }
         for fingerprint, stream in plan.streams.items()
     ]
+
+
+def _measured(took: Spent) -> dict[str, Any]:
+    return {
+        "tokens": took.tokens,
+        "seconds": round(took.seconds, 3),
+        "gpu_hours": round(took.gpu_hours, 6),
+        "dollars": None if took.dollars is None else round(took.dollars, 4),
+        "mfu": took.mfu,
+    }
 
 
 def verify(settings: Settings) -> int:
@@ -157,7 +195,7 @@ def _known_requests(store: Store, problems: list[str], specs: dict[str, ModelSpe
         except StoreError as error:
             problems.append(str(error))
             continue
-        plan = make_plan(models, {name: examples}, {}, {}, shard_rows=1)
+        plan = make_plan(models, {name: examples}, {}, {}, shard_rows=ALL)
         requests.update({request.digest: request for stream in plan.streams.values() for request in stream.owed})
     return requests
 

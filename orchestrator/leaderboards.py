@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import chain
 from typing import Any
 
-from orchestrator import records, tables
+from orchestrator import cluster, records, tables
 from orchestrator.benchmarks import Benchmark, Example, Judged, data_hash, find
+from orchestrator.bills import charge
 from orchestrator.config import Settings
+from orchestrator.cost import Gpu
 from orchestrator.imports import load_imports
 from orchestrator.plan import needs_of
 from orchestrator.records import Run
 from orchestrator.reducer import Imported, Leaderboard, Lookup, ScoredRow, judge, reduce, score_rows
 from orchestrator.site import page
-from orchestrator.stores import Store, open_store
+from orchestrator.spent import Spent, spent
+from orchestrator.stores import Store, Stream, open_store
 from orchestrator.stores.parquet import ParquetStore
 from workers import plugins
 from workers.errors import InputError
@@ -69,10 +72,10 @@ def show_boards(store: Store, settings: Settings, benchmarks: Sequence[str], nam
     whole = [board(store, settings, benchmark, []) for benchmark in benchmarks]
     shown = [replace(made, entries=tuple(entry for entry in made.entries if entry.name in names)) for made in whole]
     print(tables.boards(shown, settings.output))
-    return [_save_board(store, made) for made in whole]
+    return [save_board(store, made) for made in whole]
 
 
-def _save_board(store: Store, made: Leaderboard) -> str:
+def save_board(store: Store, made: Leaderboard) -> str:
     """Write a leaderboard as tables and a page; the folder's path."""
     folder = f"leaderboards/{made.benchmark}/{made.rule}"
     files = {
@@ -127,7 +130,29 @@ def board(store: Store, settings: Settings, name: str, models: Sequence[str]) ->
     chosen = choose(settings, found, models)
     imported = [one for name, one in found.imported.items() if not models or name in models]
     rule = found.benchmark.rule(settings.rule)
-    return reduce([*chosen, *imported], name, rule, found.data_hash, found.examples, lookup(store), found.failures)
+    stream = cache(store.read)
+    made = reduce(
+        [*chosen, *imported], name, rule, found.data_hash, found.examples, lambda one: stream(one).rows, found.failures
+    )
+    devices = cluster.priced(settings.dollars)
+    took = {model.name: _took(model, stream, devices) for model in chosen}
+    entries = []
+    for entry in made.entries:
+        hours, dollars = took.get(entry.name, (None, None))
+        entries.append(replace(entry, gpu_hours=hours, dollars=dollars))
+    return replace(made, entries=tuple(entries))
+
+
+def _took(
+    model: Model, stream: Callable[[str], Stream], devices: Mapping[str, Gpu]
+) -> tuple[float | None, float | None]:
+    """Hours of GPUs and dollars behind all measurements of a model, on any benchmark."""
+    total = sum((spent(stream(spec.fingerprint).provenance, devices) for spec in model.streams), Spent())
+    paid = [charge(spec, stream(spec.fingerprint).rows.values()).dollars for spec in model.streams if spec.endpoint]
+    if not total.gpu_hours and not paid:
+        return None, None
+    dollars = None if total.dollars is None or None in paid else total.dollars + sum(price or 0.0 for price in paid)
+    return total.gpu_hours or None, dollars
 
 
 def choose(settings: Settings, known: Scored, names: Sequence[str]) -> list[Model]:

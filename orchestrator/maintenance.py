@@ -12,11 +12,12 @@ from orchestrator import records
 from orchestrator.config import Settings
 from orchestrator.leaderboards import existing_store
 from orchestrator.progress import say
-from orchestrator.retention import Item, Policy, kept_runs, superfluous, useless_indexes
+from orchestrator.retention import Item, Policy, kept_runs, of_night, superfluous, useless_indexes
 from orchestrator.stores.compaction import compact as compact_parts
 from orchestrator.stores.compaction import removable
 from orchestrator.stores.files import Entry
 from orchestrator.stores.parquet import ParquetStore
+from workers.errors import StoreError, first_line
 
 HOUR = 3600
 BATCH = 1000
@@ -75,7 +76,22 @@ def _records(store: ParquetStore, policy: Policy, before: float) -> list[Item]:
     entries = [one for folder in ("runs", "models", "benchmarks") for one in store.entries(folder)]
     runs = records.load_runs(store)
     kept = kept_runs(runs, policy, datetime.now(UTC))
-    return superfluous({one.path: one.size for one in _old(entries, before)}, runs, kept)
+    return superfluous({one.path: one.size for one in _old(entries, before)}, runs, kept, _nights(store))
+
+
+def _nights(store: ParquetStore) -> set[str]:
+    """What the snapshots of all nights refer to. One that cannot be read may refer to anything: then nothing goes."""
+    paths = [path for path in store.list("nightly") if path.endswith("/snapshot.json")]
+    return set().union(*(_night(store, path) for path in paths))
+
+
+def _night(store: ParquetStore, path: str) -> set[str]:
+    try:
+        return of_night(json.loads(store.load(path) or b""))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise StoreError(
+            f"store={store.uri}: {path} is damaged or of another version ({first_line(error)}); remove that file"
+        ) from error
 
 
 def _old(entries: Iterable[Entry], before: float) -> list[Entry]:

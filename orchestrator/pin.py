@@ -44,7 +44,7 @@ COPIED = (
     "options",
     "token_budget",
 )
-KEYS = {*CHOICES, *TEXTS, *SWITCHES, *COUNTS, *MAPPINGS, "endpoint", "reference", "size"}
+KEYS = {*CHOICES, *TEXTS, *SWITCHES, *COUNTS, *MAPPINGS, "endpoint", "reference", "size", "active"}
 OF_THE_REFERENCE = (
     "path",
     "revision",
@@ -57,7 +57,7 @@ OF_THE_REFERENCE = (
 )
 """What a model's file may say of its reference; tokens and engine are the policy's."""
 
-OF_AN_ENSEMBLE = ("family", "members", "protocol", "scoring", "size")
+OF_AN_ENSEMBLE = ("family", "members", "protocol", "scoring", "size", "active")
 """What the file of an ensemble may say beside its members."""
 
 
@@ -71,15 +71,19 @@ def check_entry(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return scoring if entry.get("members") is None else {**scoring, "members": _member_scorings(name, entry)}
 
 
-def pin_model(name: str, entry: Mapping[str, Any], cuda: bool) -> Model:
-    """The model behind `models.<name>`, for GPUs or for a CPU."""
+def pin_model(name: str, entry: Mapping[str, Any], cuda: bool, hub: bool = True) -> Model:
+    """The model behind `models.<name>`, for GPUs or for a CPU.
+
+    Without the hub it is what its file says, enough for a plan: a branch of a repository stays unpinned, and the
+    libraries of its engine need not be here.
+    """
     scoring = check_entry(name, entry)
     if entry.get("members") is not None:
-        streams = [_spec(own, member, cuda) for own, member in _members(name, entry).items()]
+        streams = [_spec(own, member, cuda, hub) for own, member in _members(name, entry).items()]
         return Model(name, entry["family"], tuple(streams), scoring)
-    streams = [_spec(name, entry, cuda)]
+    streams = [_spec(name, entry, cuda, hub)]
     if entry.get("reference"):
-        streams.append(_spec(f"{name}.reference", _reference(name, entry), cuda))
+        streams.append(_spec(f"{name}.reference", _reference(name, entry), cuda, hub))
     return Model(name, entry["family"], tuple(streams), scoring)
 
 
@@ -132,29 +136,27 @@ def _reference(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"dtype": entry.get("dtype", "auto"), "gpus": entry.get("gpus", 1), **shared, **tokens, **own}
 
 
-def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
+def _spec(name: str, entry: Mapping[str, Any], cuda: bool, hub: bool) -> ModelSpec:
     """One stream: the checkpoint, its engine and everything that its scores depend on."""
     family = plugins.resolve("workers.families", entry["family"])
-    engine_name, reason = engine_of(name, entry, cuda)
+    engine_name, reason = engine_of(name, entry, cuda, assumed=not hub)
     engine = _plugin(name, "engine", "workers.engines", engine_name)
     if "." not in engine_name and engine_name not in family.ENGINES:
         served = " and ".join(family.ENGINES)
         raise InputError(f"models.{name}.engine={engine_name}: family {entry['family']} is served by {served}")
     if family.KIND not in engine.KINDS:
         raise InputError(f"models.{name}.engine={engine_name}: cannot do {family.KIND!r}; use {family.ENGINES[0]}")
-    try:
-        versions = environment(engine.PACKAGES)
-    except ModelError as error:
-        raise InputError(f"model {name!r}: engine {engine_name}: {error}") from error
+    versions = _versions(name, engine_name, engine.PACKAGES, hub)
     endpoint = _endpoint(name, entry)
     if engine.NEEDS_WEIGHTS:
-        weights = checkpoints.weights(name, entry)
+        weights = checkpoints.weights(name, entry, hub)
     elif endpoint:
         weights = Pinned(entry["path"], None, f"endpoint:{entry['path']}@{endpoint['serves']}")
     else:
         weights = Pinned(f"builtin:{name}", None, "none")
     source = entry.get("tokenizer")
-    tokenizer = checkpoints.tokenizer(name, "tokenizer", source, entry.get("tokenizer_revision")) if source else None
+    named = entry.get("tokenizer_revision")
+    tokenizer = checkpoints.tokenizer(name, "tokenizer", source, named, hub) if source else None
     gpus = entry.get("gpus", 1) if cuda and engine.NEEDS_WEIGHTS else 0
     return ModelSpec(
         name=name,
@@ -170,7 +172,7 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
         tokenizer=tokenizer.path if tokenizer else None,
         tokenizer_revision=tokenizer.revision if tokenizer else None,
         tokenizer_files=tokenizer.content if tokenizer else None,
-        dtype=checkpoints.dtype(name, entry, weights) if gpus else "float32",
+        dtype=checkpoints.dtype(name, entry, weights, hub) if gpus else "float32",
         chat_template=_template(name, "chat_template", entry),
         fallback_template=_template(name, "fallback_template", entry),
         trust_remote_code=bool(entry.get("trust_remote_code", False)),
@@ -179,6 +181,16 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool) -> ModelSpec:
         endpoint=endpoint,
         **{key: entry[key] for key in COPIED if entry.get(key) is not None},
     )
+
+
+def _versions(name: str, engine: str, packages: tuple[str, ...], needed: bool) -> tuple[tuple[str, str], ...]:
+    """The versions of an engine's libraries; none where they are not here and nothing will run."""
+    try:
+        return environment(packages)
+    except ModelError as error:
+        if needed:
+            raise InputError(f"model {name!r}: engine {engine}: {error}") from error
+        return ()
 
 
 def _endpoint(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,7 +252,7 @@ def _problem(field: str, value: Any) -> str | None:
         (TEXTS, value is None or isinstance(value, str), f"must be text; quote it: '{field}=\"{value}\"'"),
         (SWITCHES, isinstance(value, bool), "must be true or false, without quotes"),
         (COUNTS, value is None or (type(value) is int and value > 0), "must be a whole number of at least 1"),
-        (("size",), type(value) in (int, float) and value > 0, "must be a number: billions of parameters"),
+        (("size", "active"), type(value) in (int, float) and value > 0, "must be a number: billions of parameters"),
         (MAPPINGS, isinstance(value, Mapping), "must hold keys and values"),
         (
             ("reference",),

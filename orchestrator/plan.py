@@ -6,22 +6,33 @@ a nightly run are the same operation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 from orchestrator.benchmarks import Example
+from orchestrator.cost import Placement
 from workers import plugins
 from workers.plugins import FamilyModule
-from workers.protocol import Model, ModelSpec, Request, Shard
+from workers.protocol import Message, Model, ModelSpec, Request, Shard, digest
 
 ENDPOINT_ROWS = 64
 """Requests a shard at most where each is paid for: a lost worker loses what it has not written."""
 
-Asked = Mapping[str, tuple[Request, str]]
-"""Requests by digest, each with the first place where it occurs, as `benchmark/subset`."""
+
+@dataclass(frozen=True)
+class Asked:
+    """What a stream is asked for, in the order of its shards; one object for all models that ask the same.
+
+    `subsets` tells for each request the first place where it occurs, as `benchmark/subset`.
+    """
+
+    requests: tuple[Request, ...]
+    subsets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,8 @@ class Wanted:
 class StreamPlan:
     """One stream of measurements: all requests it is asked for, and those that are owed.
 
-    `subsets` tells for each owed request where it occurs, as `benchmark/subset`.
+    `subsets` tells for each owed request where it occurs, as `benchmark/subset`. `placements` are all kinds of devices
+    that can hold the model, the fastest first; empty where nothing is known of its size or of the devices.
     """
 
     spec: ModelSpec
@@ -45,6 +57,7 @@ class StreamPlan:
     subsets: tuple[str, ...]
     reason: str
     shards: tuple[Shard, ...]
+    placements: tuple[Placement, ...] = ()
 
     @property
     def reused(self) -> int:
@@ -84,7 +97,20 @@ def wanted(model: Model, examples: Iterable[Example]) -> list[Wanted]:
 
 def needs_of(models: Iterable[Model], examples: Sequence[Example]) -> dict[str, list[Wanted]]:
     """What models want, by `Model.asks`: worked out once for all models that ask the same."""
-    return {asks: wanted(model, examples) for asks, model in {model.asks: model for model in models}.items()}
+    made: dict[tuple[Any, ...], list[Wanted]] = {}
+    found: dict[str, list[Wanted]] = {}
+    for model in models:
+        question = _question(model)
+        if question not in made:
+            made[question] = wanted(model, examples)
+        found[model.asks] = made[question]
+    return found
+
+
+def _question(model: Model) -> tuple[Any, ...]:
+    """Models with equal questions want the same: their families share the function, and all that it may look at."""
+    scoring = digest(dict(model.scoring))
+    return family(model.family).wanted, len(model.streams), model.streams[0].protocol, scoring
 
 
 def make_plan(
@@ -99,18 +125,39 @@ def make_plan(
     `present` holds the digests of the requests that each fingerprint has, `earlier` the identity under which
     each stream's name was last seen. A text that occurs twice is owed once.
     """
-    asked = {asks: _asked(model, benchmarks) for asks, model in {model.asks: model for model in models}.items()}
+    return plan_jobs([(models, benchmarks)], present, earlier, shard_rows)
+
+
+def plan_jobs(
+    jobs: Sequence[tuple[Sequence[Model], Mapping[str, Sequence[Example]]]],
+    present: Mapping[str, AbstractSet[str]],
+    earlier: Mapping[str, Mapping[str, Any]],
+    shard_rows: int,
+) -> Plan:
+    """One plan for several jobs, each with models and benchmarks of its own; what two of them want is owed once."""
     specs: dict[str, ModelSpec] = {}
     needs: dict[str, Asked] = {}
-    for model in models:
-        for stream, spec in enumerate(model.streams):
-            specs.setdefault(spec.fingerprint, spec)
-            mine, known = asked[model.asks].get(stream, {}), needs.get(spec.fingerprint)
-            needs[spec.fingerprint] = mine if known is None or known is mine else {**known, **mine}
+    for models, benchmarks in jobs:
+        asked: dict[tuple[Any, ...], Mapping[int, Asked]] = {}
+        for model in models:
+            question = _question(model)
+            if question not in asked:
+                asked[question] = _asked(model, benchmarks)
+            for stream, spec in enumerate(model.streams):
+                specs.setdefault(spec.fingerprint, spec)
+                mine = asked[question].get(stream, Asked((), ()))
+                known = needs.setdefault(spec.fingerprint, mine)
+                if known is not mine:
+                    needs[spec.fingerprint] = _merged(known, mine)
+    pieces: dict[tuple[int, int], list[tuple[Request, ...]]] = {}
     return Plan(
         {
             fingerprint: _stream_plan(
-                spec, needs[fingerprint], present.get(fingerprint, frozenset()), earlier.get(spec.name), shard_rows
+                spec,
+                needs[fingerprint],
+                present.get(fingerprint, frozenset()),
+                earlier.get(spec.name),
+                _cutter(pieces, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows),
             )
             for fingerprint, spec in specs.items()
         }
@@ -118,35 +165,90 @@ def make_plan(
 
 
 def _asked(model: Model, benchmarks: Mapping[str, Sequence[Example]]) -> Mapping[int, Asked]:
-    """What a model is asked for, by stream: worked out once for all models that ask the same."""
+    """What a model is asked for, by stream; streams that are asked the same share it."""
     found: dict[int, dict[str, tuple[Request, str]]] = {}
     for name, rows in benchmarks.items():
-        for row in wanted(model, rows):
-            for stream, request in row.requests:
-                found.setdefault(stream, {}).setdefault(request.digest, (request, f"{name}/{row.example.subset}"))
-    return found
+        for row in rows:
+            place = sys.intern(f"{name}/{row.subset}")
+            for stream, request in family(model.family).wanted(model, row.prompt, row.responses):
+                found.setdefault(stream, {}).setdefault(request.digest, (request, place))
+    made: dict[int, Asked] = {}
+    for stream, requests in found.items():
+        twin = next((other for other in made if found[other].keys() == requests.keys()), None)
+        made[stream] = _ordered(requests) if twin is None else made[twin]
+    return made
+
+
+def _merged(one: Asked, other: Asked) -> Asked:
+    """Both, each request once."""
+    both = [*zip(other.requests, other.subsets, strict=True), *zip(one.requests, one.subsets, strict=True)]
+    return _ordered({request.digest: (request, place) for request, place in both})
+
+
+def _ordered(found: Mapping[str, tuple[Request, str]]) -> Asked:
+    """Requests with one prompt beside each other, so that a shard's passes share it; the longest first."""
+    groups: dict[tuple[Message, ...], list[str]] = {}
+    for name, (request, _) in found.items():
+        groups.setdefault(request.prompt, []).append(name)
+    sizes = {
+        prompt: (-max(found[name][0].characters for name in names), min(names)) for prompt, names in groups.items()
+    }
+    order = [
+        name
+        for prompt in sorted(groups, key=sizes.__getitem__)
+        for name in sorted(groups[prompt], key=lambda name: found[name][0].responses)
+    ]
+    return Asked(tuple(found[name][0] for name in order), tuple(found[name][1] for name in order))
+
+
+Cut = Callable[[tuple[Request, ...]], list[tuple[Request, ...]]]
+
+
+def _cutter(pieces: dict[tuple[int, int], list[tuple[Request, ...]]], rows: int) -> Cut:
+    """Cuts requests into shards of `rows`; the same tuple only once, for it is most models'."""
+
+    def cut(owed: tuple[Request, ...]) -> list[tuple[Request, ...]]:
+        made = pieces.get((id(owed), rows))
+        if made is None:
+            made = _cut(owed, rows)
+            pieces[id(owed), rows] = made
+        return made
+
+    return cut
+
+
+def _cut(owed: Sequence[Request], rows: int) -> list[tuple[Request, ...]]:
+    """At most `rows` requests in a shard; a prompt's are divided only where there are more of them."""
+    shards: list[list[Request]] = []
+    for _, prompt in groupby(owed, key=lambda request: request.prompt):
+        group = list(prompt)
+        if not shards or len(shards[-1]) + len(group) > rows:
+            shards.append([])
+        for request in group:
+            if len(shards[-1]) == rows:
+                shards.append([])
+            shards[-1].append(request)
+    return [tuple(shard) for shard in shards if shard]
 
 
 def _stream_plan(
-    spec: ModelSpec,
-    asked: Asked,
-    present: AbstractSet[str],
-    earlier: Mapping[str, Any] | None,
-    shard_rows: int,
+    spec: ModelSpec, asked: Asked, present: AbstractSet[str], earlier: Mapping[str, Any] | None, cut: Cut
 ) -> StreamPlan:
-    """One stream's debt, its requests sorted by length so that a shard holds like with like."""
-    owed = sorted((asked[name][0] for name in asked.keys() - present), key=_longest_first)
-    shard_rows = min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows
+    """One stream's debt; where nothing is present it is the very tuple that it shares with others."""
+    total = len(asked.requests)
+    if present:
+        kept = [at for at, request in enumerate(asked.requests) if request.digest not in present]
+        if len(kept) < total:
+            asked = Asked(
+                tuple(asked.requests[at] for at in kept),
+                tuple(asked.subsets[at] for at in kept),
+            )
     shards = tuple(
-        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, tuple(owed[start : start + shard_rows]))
-        for number, start in enumerate(range(0, len(owed), shard_rows))
+        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, piece)
+        for number, piece in enumerate(cut(asked.requests))
     )
-    places = tuple(asked[request.digest][1] for request in owed)
-    return StreamPlan(spec, len(asked), tuple(owed), places, _reason(spec, len(asked), len(owed), earlier), shards)
-
-
-def _longest_first(request: Request) -> tuple[int, str]:
-    return (-request.characters, request.digest)
+    reason = _reason(spec, total, len(asked.requests), earlier)
+    return StreamPlan(spec, total, asked.requests, asked.subsets, reason, shards)
 
 
 def _reason(spec: ModelSpec, total: int, owed: int, earlier: Mapping[str, Any] | None) -> str:

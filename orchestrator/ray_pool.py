@@ -1,206 +1,245 @@
-"""A pool on Ray: every worker is an actor process of its own. The only file that imports ray.
+"""A pool on Ray: every worker is an actor process of its own, on the nodes that the scheduler names.
 
-With an empty address Ray runs embedded, for this process alone; otherwise the workers join the cluster there.
+`ray_cluster` joins the cluster and watches its machines, `parcels` keeps texts in its object store;
+docs/running-on-ray.md explains how all of it maps to Ray.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
-from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from orchestrator.paths import PACKAGE
-from orchestrator.scheduler import (
+from orchestrator.cost import GPUS
+from orchestrator.events import (
     Assign,
     Capacity,
+    Check,
     Command,
     Done,
     Event,
     Failed,
+    Fetch,
+    GpuChecked,
     Lint,
     Linted,
     Load,
     Lost,
+    Need,
     Ready,
     Start,
     Stop,
+    Want,
 )
-from workers.actor import Sink, Worker
-from workers.errors import EngineError, InputError, SweepError, first_line
+from orchestrator.parcels import ParcelWorker, Texts
+from orchestrator.ray_cluster import LABEL, Watch, ask_for, connect, grows
+from workers.actor import Sink
+from workers.errors import EngineError, SweepError, first_line
+from workers.fetch import fetch
 from workers.protocol import Request
 
-# Ray reads these when it is imported. A cluster asks for a token by default, a joining driver sends none by default.
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) or (Path.home() / ".ray" / "auth_token").exists():
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-
+# isort: split
+# `ray_cluster` sets what Ray reads when it is imported
 import ray
 import ray.exceptions
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-CONNECT_SECONDS = 10.0
-HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
-"""What a gRPC client says first: HTTP/2's preface and an empty SETTINGS frame, which a server answers with its own."""
+CUDA_ERROR = "CUDA error"
+"""How the CUDA runtime's errors begin: after one the process is of no more use, and perhaps its GPU."""
+NODE_LABEL = "ray.io/node-id"
+SOME = 0.001
+"""A share of a node's `accelerator_type` that any node of the kind can give."""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """An actor's handle, and the placement group that it has where it takes several GPUs."""
+
+    handle: Any
+    group: PlacementGroup | None
 
 
 class RayPool:
     """Actors on an embedded or a remote Ray cluster."""
 
     def __init__(
-        self, sink: Sink, requests: Mapping[str, Sequence[Request]], address: str, workers: int | None
+        self,
+        sink: Sink,
+        requests: Mapping[str, Sequence[Request]],
+        address: str,
+        workers: int | None,
+        log: Mapping[str, str] | None = None,
     ) -> None:
-        self._requests = requests
         self._workers = workers
-        self._actors: dict[int, Any] = {}
-        self._tasks: dict[Any, tuple[int, Command]] = {}
+        self._actors: dict[int, Actor] = {}
+        self._tasks: dict[Any, Lint | Load | Assign | Check] = {}
+        self._happened: deque[Event] = deque()
+        self._watch = Watch(kinds=bool(address))
+        self._wanted = Want(())
         connect(address)
+        self._grows = bool(address) and grows()
+        self._requests = requests
+        self._texts = Texts(requests.values(), ray.put)
         self._sink = sink
+        self._log = log
 
-    def perform(self, command: Command) -> None:
+    def perform(self, command: Command | Fetch | Want) -> None:
         """Send the command to its actor."""
         match command:
-            case Start(number, spec):
-                resources = {"num_gpus": spec.gpus, "num_cpus": 0 if spec.gpus else 1}
-                actor = ray.remote(Worker).options(
-                    max_restarts=0, name=f"{spec.name}-{number}-{os.getpid()}", **resources
-                )
-                self._actors[number] = actor.remote(spec, self._sink)
+            case Start():
+                self._actors[command.worker] = self._start(command)
             case Lint(number, stream):
-                self._follow(self._actors[number].lint.remote(list(self._requests[stream])), number, command)
+                parcel = self._texts.parcel(self._requests[stream])
+                self._tasks[self._actors[number].handle.lint_parcel.remote(parcel.picks, *parcel.chunks)] = command
             case Load(number):
-                self._follow(self._actors[number].load.remote(), number, command)
+                self._tasks[self._actors[number].handle.load.remote()] = command
             case Assign(number, shard):
-                self._follow(self._actors[number].score.remote(shard), number, command)
+                parcel = self._texts.parcel(shard.requests)
+                words = (shard.id, shard.stream, parcel.picks, *parcel.chunks)
+                self._tasks[self._actors[number].handle.score_parcel.remote(*words)] = command
             case Stop(number):
-                self._tasks = {task: value for task, value in self._tasks.items() if value[0] != number}
-                ray.kill(self._actors.pop(number))
+                self._end(number)
+            case Check(node):
+                self._tasks[_on(node, _gpus_answer)] = command
+            case Fetch(spec, node):
+                _on(node, fetch, spec)  # nobody waits for it: what it cannot fetch, the load will miss and say
+            case Want():
+                self._ask_for(command)
 
-    def _follow(self, task: Any, number: int, command: Command) -> None:
-        self._tasks[task] = (number, command)
+    def _start(self, command: Start) -> Actor:
+        """An actor on the node that the scheduler chose, or on the first of several."""
+        placement, group = command.placement, None
+        where: Any = NodeAffinitySchedulingStrategy(command.nodes[0], soft=False)
+        if placement.gpus > 1:
+            group = _group(placement.gpus, command.nodes)
+            where = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+        options = ray.remote(ParcelWorker).options(
+            max_restarts=0,
+            name=f"{command.spec.name}-{command.worker}-{os.getpid()}",
+            num_gpus=placement.gpus / placement.nodes if placement.gpus else 0,
+            num_cpus=0 if placement.gpus else 1,
+            scheduling_strategy=where,
+        )
+        return Actor(options.remote(command.spec, self._sink, self._log), group)
+
+    def _end(self, number: int) -> None:
+        """End a worker's process, if it is still there, and free what it held; nothing more is heard of it."""
+        for task in [task for task, told in self._tasks.items() if getattr(told, "worker", None) == number]:
+            del self._tasks[task]
+        actor = self._actors.pop(number, None)
+        if actor is not None:
+            ray.kill(actor.handle)
+            if actor.group is not None:
+                remove_placement_group(actor.group)
+
+    def _ask_for(self, want: Want) -> None:
+        """Tell the autoscaler, if there may be one, what has changed."""
+        if self._grows and want != self._wanted:
+            ask_for([bundle for need in want.needs for bundle in _bundles(need)])
+            self._wanted = want
 
     def next_event(self, timeout: float) -> Event | None:
-        """The first task to end within `timeout` seconds, as an event."""
-        ready, _ = ray.wait(list(self._tasks), num_returns=1, timeout=timeout)
-        if not ready:
-            return None
-        number, command = self._tasks.pop(ready[0])
+        """What happened first within `timeout` seconds; all that is ready is taken at once."""
+        if not self._happened:
+            self._happened += self._watch.events()
+            self._wait(0.0 if self._happened else timeout)
+        return self._happened.popleft() if self._happened else None
+
+    def _wait(self, timeout: float) -> None:
+        if not self._tasks:  # what is left waits for a machine
+            time.sleep(timeout)
+            return
+        tasks = list(self._tasks)
+        ready, _ = ray.wait(tasks, num_returns=1, timeout=timeout)
+        if ready:
+            ready, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        for task in ready:
+            if task in self._tasks:
+                event = self._answer(task, self._tasks.pop(task))
+                if isinstance(event, Lost):
+                    self._end(event.worker)
+                    self._happened += self._watch.events(at_once=True)  # whose machine is gone is no fault of its own
+                self._happened.append(event)
+
+    def _answer(self, task: Any, command: Lint | Load | Assign | Check) -> Event:
+        if isinstance(command, Check):
+            return GpuChecked(command.node, _is_well(task))
         try:
-            return _event(number, command, ray.get(ready[0]))
+            return _event(command, ray.get(task))
         except ray.exceptions.RayTaskError as error:
-            return Failed(number, _cause(error))
-        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-            preempted = bool(getattr(error, "preempted", False))
-            return Lost(number, _death(error), preempted)
+            cause = _cause(error)
+            return Lost(command.worker, str(cause), gpu=True) if _broken(cause) else Failed(command.worker, cause)
+        except ray.exceptions.ActorUnavailableError as error:  # its machine, not its process: Ray knows of that one
+            return Lost(command.worker, first_line(error), preempted=True)
+        except ray.exceptions.RayError as error:
+            return Lost(command.worker, _death(error), bool(getattr(error, "preempted", False)))
 
     def capacity(self) -> Capacity:
-        """The cluster's resources, at most the configured number of workers."""
-        resources = _resources()
-        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-        return Capacity(min(cpus, self._workers or cpus), min(gpus, self._workers or gpus))
+        """The cluster's nodes, at most the configured number of workers."""
+        return Capacity(self._watch.nodes(), self._workers, self._grows)
 
     def close(self) -> None:
-        """Kill the actors and leave the cluster; an embedded one ends."""
-        for actor in self._actors.values():
-            ray.kill(actor)
-        self._actors.clear()
+        """Kill the actors, want nothing more, and leave the cluster; an embedded one ends."""
+        for number in tuple(self._actors):
+            self._end(number)
+        self._ask_for(Want(()))
         ray.shutdown()
 
 
-def connect(address: str) -> None:
-    """Join the cluster at `address`, or start an embedded one; `InputError` when nothing answers.
-
-    Ray puts the driver's working directory first on the actors' import path, so the driver joins from the folder of
-    this package: another folder named `workers` in the user's directory must never be imported.
-    """
-    if address and address != "auto":
-        _check_reachable(address)
-    options: dict[str, Any] = {"include_dashboard": False} if not address else {}
-    with chdir(PACKAGE.parent), _native_log() as log:
-        try:
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                ignore_reinit_error=True,
-                **options,
-            )
-        except Exception as error:
-            if not address:
-                raise InputError(f"cannot start an embedded Ray: {first_line(error)}") from error
-            log.seek(0)
-            token = b"InvalidAuthToken" in log.read()
-            reason = "its authentication token is missing or wrong here" if token else first_line(error)
-            remedy = (
-                "set RAY_AUTH_TOKEN to the cluster's"
-                if token
-                else "check the address and that both run one Ray version"
-            )
-            raise InputError(f"ray.address={address}: cannot join: {reason}; {remedy}") from error
+def _on(node: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """A task on one node, which takes no place there."""
+    where = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=where).remote(*arguments)
 
 
-@contextmanager
-def _native_log() -> Iterator[IO[bytes]]:
-    """Standard error, while Ray's native code writes retries to it, kept apart in a file."""
-    with tempfile.TemporaryFile() as log:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        try:
-            yield log
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+def _group(gpus: float, nodes: Sequence[str]) -> PlacementGroup:
+    """GPUs that are had together or not at all: on one node, or the same number on each of several."""
+    group: PlacementGroup = placement_group(
+        [{"GPU": gpus / len(nodes)} for _ in nodes],
+        strategy="STRICT_PACK" if len(nodes) == 1 else "STRICT_SPREAD",
+        bundle_label_selector=[{NODE_LABEL: node} for node in nodes],
+    )
+    return group
 
 
-def cluster_gpus(address: str) -> int:
-    """The GPUs of a running cluster, which this joins."""
-    connect(address)
-    return int(_resources().get("GPU", 0))
+def _bundles(need: Need) -> list[dict[str, float]]:
+    """What the autoscaler is asked for: a bundle for each node of each worker."""
+    if not need.gpus:
+        return [{"CPU": 1.0}] * need.workers
+    label = {f"{LABEL}{GPUS[need.kind].ray}": SOME} if need.kind else {}
+    return [{"GPU": need.gpus / need.nodes, **label}] * (need.nodes * need.workers)
 
 
-def _resources() -> dict[str, float]:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
+def _gpus_answer() -> bool:
+    """Whether the driver of this machine's GPUs sees all of them; it says so when one has fallen off the bus."""
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0  # noqa: S607
 
 
-def _check_reachable(address: str) -> None:
-    """Ray waits for minutes, or aborts the process, where nothing listens; a plain connection tells at once."""
-    parts = urlsplit(address if "://" in address else f"gcs://{address}")
+def _is_well(task: Any) -> bool:
+    """What a check found; a node that cannot be asked is not healthy."""
     try:
-        host, port = parts.hostname, parts.port or (10001 if parts.scheme == "ray" else None)
-    except ValueError:
-        host, port = None, None
-    if not host or not port:
-        raise InputError(f"ray.address={address}: not an address; give host:port, ray://host:port or auto")
-    try:
-        with socket.create_connection((host, port), CONNECT_SECONDS) as connection:
-            if os.environ.get("RAY_USE_TLS", "0") == "0":
-                connection.sendall(HTTP2_HELLO)
-                if connection.recv(9)[3:4] != b"\x04":
-                    raise OSError("what listens there is not Ray")
-    except OSError as error:
-        raise InputError(
-            f"ray.address={address}: does not answer ({error.strerror or error}); start the cluster, correct the "
-            "address, or leave ray.address empty for an embedded Ray"
-        ) from error
+        return bool(ray.get(task))
+    except ray.exceptions.RayError:
+        return False
 
 
-def _event(number: int, command: Command, result: Any) -> Event:
+def _event(command: Lint | Load | Assign, result: Any) -> Event:
     match command:
-        case Lint():
+        case Lint(number):
             return Linted(number, tuple(result))
-        case Load():
+        case Load(number):
             return Ready(number, result)
-        case _:
-            return Done(number, result)
+        case Assign(number, shard):
+            return Done(number, shard.id, result)
+
+
+def _broken(cause: SweepError) -> bool:
+    return CUDA_ERROR in str(cause)
 
 
 def _cause(error: ray.exceptions.RayTaskError) -> SweepError:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.benchmarks import Example, data_hash
-from orchestrator.costs import Cost
+from orchestrator.bills import Bill
 from orchestrator.stores import Store
 from workers.errors import StoreError
 from workers.protocol import Message, Model, ModelSpec
@@ -34,7 +34,8 @@ class Failure:
 class Account:
     """Where every measurement that a run asked for went; the parts add up to `asked`.
 
-    `left` is what an interrupted run did not come to.
+    `left` is what a run did not come to that was interrupted or met its deadline; `quarantined` are rows that ended
+    every worker they met. Records of earlier versions have none.
     """
 
     asked: int
@@ -42,11 +43,16 @@ class Account:
     reused: int
     failed: int
     left: int
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run was asked for. `benchmarks` maps names to data hashes; `outcome` is None until it ends."""
+    """What a run was asked for. `benchmarks` maps names to data hashes; `outcome` is None until it ends.
+
+    `predicted` holds what the plan expected of each fingerprint that owed something: `tokens`, `seconds` of all its
+    workers, `gpu_hours` and `dollars`; of the sweep, under an empty name, `makespan` and `bound`.
+    """
 
     id: str
     started: str
@@ -55,18 +61,19 @@ class Run:
     asked: int
     reused: int
     facts: Mapping[str, str]
+    predicted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `done`, `interrupted` or `aborted`; what it paid to endpoints."""
+    """How a run ended: `done`, `interrupted`, `aborted` or `deadline`; what it paid to endpoints."""
 
     state: str
     ended: str
     account: Account
     failures: tuple[Failure, ...]
-    costs: tuple[Cost, ...] = ()
+    costs: tuple[Bill, ...] = ()
 
 
 def save_run(store: Store, run: Run) -> None:
@@ -91,6 +98,7 @@ def save_run(store: Store, run: Run) -> None:
         "asked": run.asked,
         "reused": run.reused,
         "facts": dict(run.facts),
+        "predicted": {name: dict(values) for name, values in run.predicted.items()},
     }
     store.save(f"runs/{run.id}/run.json", _json(record))
 
@@ -144,7 +152,7 @@ def _parse_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
 
 def _outcome(values: Mapping[str, Any]) -> Outcome:
     failures = tuple(Failure(**failure) for failure in values["failures"])
-    costs = tuple(Cost(**cost) for cost in values.get("costs", ()))
+    costs = tuple(Bill(**cost) for cost in values.get("costs", ()))
     return Outcome(values["state"], values["ended"], Account(**values["account"]), failures, costs)
 
 

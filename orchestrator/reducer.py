@@ -43,6 +43,9 @@ class Entry:
 
     Of a complete model, `intervals` hold the overall's (`OVERALL`) and the sections', and `ranks` the best and the
     worst rank that the rows leave open; `tied` says that they do not tell it from the next one.
+
+    `gpu_hours` and `dollars` are what its measurements took, those it shares with other models included; None where
+    they took no GPU and no endpoint, or none that has a known price.
     """
 
     name: str
@@ -61,6 +64,8 @@ class Entry:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     ranks: tuple[int, int] | None = None
     tied: bool = False
+    gpu_hours: float | None = None
+    dollars: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -285,6 +290,8 @@ def _entry_json(entry: Entry) -> dict[str, Any]:
         "not_finite": entry.not_finite,
         "unparsed": entry.unparsed,
         "within_noise": entry.within_noise,
+        "gpu_hours": entry.gpu_hours,
+        "dollars": entry.dollars,
         "failure": entry.failure,
     }
 

@@ -1,300 +1,290 @@
 """Who does what next: a pure state machine. Events in, commands out; no clock, no I/O, no Ray.
 
-Policy: one model a worker, for the worker's whole life. Streams without a worker come first, the largest
-first; a stream gets a further worker only while its queue is long enough to pay for another load. A shard
-goes back to the queue when its worker is lost or fails, at most `max_attempts` times; loads are counted the
-same way. What cannot be done is recorded with its reason and the rest goes on.
+`policy` says which model gets the next worker, `faults` what a fault costs. A shard goes back to the queue when its
+worker is lost or fails; one that has met `max_attempts` such ends is cut in two, and what kills again is cut again,
+down to the row, which is quarantined with its reason. Loads have as many attempts, counted from the last that
+succeeded. Preemptions count as nothing. A GPU that failed is not used before it was checked. The first result of a
+shard counts. What cannot be done is recorded with its reason and the rest goes on.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping
 
+from orchestrator import faults, policy
+from orchestrator.elapsed import Elapsed
+from orchestrator.events import (
+    Assign,
+    Capacity,
+    Check,
+    Command,
+    Done,
+    Event,
+    Failed,
+    GpuChecked,
+    Lint,
+    Linted,
+    Load,
+    Lost,
+    NodeDraining,
+    NodeJoined,
+    NodeLost,
+    Ready,
+    Start,
+    Stop,
+    Tick,
+    WorkerEvent,
+)
+from orchestrator.faults import Limits
+from orchestrator.ledger import Ledger
+from orchestrator.pieces import Piece
 from orchestrator.plan import StreamPlan
-from workers.errors import ModelError, StoreError, SweepError
-from workers.protocol import Finding, ModelSpec, Shard, ShardReport
+from orchestrator.streams import Phase, StreamState, WorkerState, state_of
+from workers.errors import ModelError, StoreError
 
-
-@dataclass(frozen=True)
-class Start:
-    """Begin a worker process for a model."""
-
-    worker: int
-    spec: ModelSpec
-
-
-@dataclass(frozen=True)
-class Lint:
-    """Check the tokens of all requests that the worker's model owes."""
-
-    worker: int
-    stream: str
-
-
-@dataclass(frozen=True)
-class Load:
-    """Load the model's weights."""
-
-    worker: int
-
-
-@dataclass(frozen=True)
-class Assign:
-    """Score a shard."""
-
-    worker: int
-    shard: Shard
-
-
-@dataclass(frozen=True)
-class Stop:
-    """End the worker's process."""
-
-    worker: int
-
-
-Command = Start | Lint | Load | Assign | Stop
-
-
-@dataclass(frozen=True)
-class Linted:
-    """The preflight is done."""
-
-    worker: int
-    findings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The weights are in memory, after so many seconds."""
-
-    worker: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Done:
-    """The assigned shard's measurements are in the store."""
-
-    worker: int
-    report: ShardReport
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Whatever the worker was told to do last raised an error; the worker lives."""
-
-    worker: int
-    error: SweepError
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The worker's process is gone. A preemption does not count as an attempt."""
-
-    worker: int
-    reason: str
-    preempted: bool = False
-
-
-Event = Linted | Ready | Done | Failed | Lost
-Phase = Literal["linting", "loading", "busy"]
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What the cluster offers: a worker takes its model's GPUs, or one CPU slot where it needs none."""
-
-    cpus: int
-    gpus: int
-
-
-@dataclass(frozen=True)
-class Limits:
-    """`max_attempts` for a shard and for a load; `replica_shards` queued per worker before one more starts."""
-
-    max_attempts: int = 3
-    replica_shards: int = 4
-
-
-@dataclass
-class WorkerState:
-    """A living worker."""
-
-    stream: str
-    phase: Phase
-    shard: Shard | None = None
-
-
-@dataclass
-class StreamState:
-    """A stream's queue and record. `failed` is the reason why the model was given up."""
-
-    spec: ModelSpec
-    pending: deque[Shard]
-    total: int
-    linted: bool = False
-    loads: int = 0
-    attempts: dict[str, int] = field(default_factory=dict)
-    done: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    failures: list[tuple[Shard, str]] = field(default_factory=list)
-    failed: str | None = None
-
-    @property
-    def failed_rows(self) -> int:
-        """Rows that were given up."""
-        return sum(len(shard.requests) for shard, _ in self.failures)
+LOOK_SECONDS = 1.0
+"""Ticks look for stragglers so often."""
 
 
 class Scheduler:
     """Holds the whole state of a run; `begin` and `handle` are its only entrances."""
 
-    def __init__(self, streams: Iterable[StreamPlan], capacity: Capacity, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        streams: Iterable[StreamPlan],
+        capacity: Capacity,
+        limits: Limits | None = None,
+        priorities: Mapping[str, int] | None = None,
+    ) -> None:
         self.limits = limits or Limits()
-        self.capacity = capacity
+        self.ledger = Ledger(capacity)
+        ranks = priorities or {}
         self.streams = {
-            plan.spec.fingerprint: StreamState(plan.spec, deque(plan.shards), len(plan.owed))
-            for plan in streams
-            if plan.owed
+            plan.spec.fingerprint: state_of(plan, ranks.get(plan.spec.fingerprint, 0)) for plan in streams if plan.owed
         }
         self.workers: dict[int, WorkerState] = {}
         self.aborted: StoreError | None = None
+        self._elapsed = Elapsed()
+        self._checking: set[str] = set()
         self._started = 0
+        self._looked = 0.0
+        self._elastic = capacity.grows
+        self._stuck: float | None = None
+        self._changed = True
+        self._closed = False
 
     def begin(self) -> list[Command]:
-        """The first commands; models that no machine can hold are given up at once."""
-        for stream in self.streams.values():
-            if stream.spec.gpus > self.capacity.gpus:
-                self._give_up(stream, f"needs {stream.spec.gpus} GPUs, the cluster has {self.capacity.gpus}")
-            elif stream.spec.gpus == 0 and self.capacity.cpus < 1:
-                self._give_up(stream, "needs a CPU slot, the cluster has none")
+        """The first commands; models that no machine can hold are given up at once, unless the cluster grows."""
+        if not self._elastic:
+            for stream in policy.homeless(self.streams.values(), self.ledger):
+                self._give_up(stream, policy.needs(stream, self.ledger))
         return self._fill()
 
     def handle(self, event: Event) -> list[Command]:
         """The answer to an event; events of workers that are already gone mean nothing."""
-        worker = self.workers.get(event.worker)
-        if worker is None:
-            return []
-        stream = self.streams[worker.stream]
         match event:
-            case Linted():
-                commands = self._linted(event, worker, stream)
-            case Ready():
-                commands = self._next_shard(event.worker, worker, stream)
-            case Done():
-                commands = self._done(event, worker, stream)
-            case Failed():
-                commands = self._failed(event, worker, stream)
-            case Lost():
-                commands = self._lost(event, worker, stream)
-        return commands + self._fill()
+            case Tick(now):
+                return self._tick(now)
+            case NodeJoined(node):
+                self.ledger.join(node)
+                commands, self._changed = [], True
+            case NodeDraining(node_id, seconds):
+                commands = self._draining(node_id, seconds)
+            case NodeLost(node_id):
+                self._elastic = True
+                commands = [command for number in self.ledger.drop(node_id) for command in self._stop(number)]
+                self._checking.discard(node_id)
+                self._changed = True
+            case GpuChecked(node_id, healthy):
+                self._checking.discard(node_id)
+                self.ledger.checked(node_id, healthy)
+                commands, self._changed = [], True
+            case _:
+                worker = self.workers.get(event.worker)
+                if worker is None:
+                    return []
+                commands = self._worker_event(event, worker, self.streams[worker.stream])
+        return commands + (self._fill() if self._changed else [])
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return self._elapsed.seconds
 
     @property
     def finished(self) -> bool:
         """Whether nothing runs and nothing can be started."""
-        return not self.workers
+        return not self.workers and (self.over or not any(stream.waiting for stream in self.streams.values()))
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more can be begun before the deadline; what was not begun is left."""
+        return self._closed or self.now >= self.limits.deadline
+
+    def _worker_event(self, event: WorkerEvent, worker: WorkerState, stream: StreamState) -> list[Command]:
+        """An event that does not answer what the worker was told is a copy of an older one."""
+        match event:
+            case Linted() if worker.phase == "linting":
+                return self._linted(event, worker, stream)
+            case Ready() if worker.phase == "loading":
+                stream.loaded(worker.option, event.seconds)
+                return self._next_piece(event.worker, worker, stream)
+            case Done() if worker.piece is not None and worker.piece.name == event.shard:
+                return self._done(event, worker, stream, worker.piece)
+            case Failed():
+                return self._failed(event, worker, stream)
+            case Lost():
+                return self._lost(event, worker, stream)
+        return []
+
+    def _tick(self, now: float) -> list[Command]:
+        """Let time pass; now and then look whether something is late."""
+        before = self.over
+        self._elapsed.tick(now)
+        if self.over and not before:
+            idle = [number for number, worker in self.workers.items() if worker.piece is None]
+            return [command for number in idle for command in self._stop(number)]
+        if self.now - self._looked < LOOK_SECONDS:
+            return []
+        return self._fill()
 
     def _linted(self, event: Linted, worker: WorkerState, stream: StreamState) -> list[Command]:
-        stream.linted = True
+        stream.linted = self._changed = True
         errors = [finding for finding in event.findings if finding.severity == "error"]
         if errors:
             return self._give_up(stream, f"preflight: {'; '.join(finding.message for finding in errors)}")
         worker.phase = "loading"
         return [Load(event.worker)]
 
-    def _done(self, event: Done, worker: WorkerState, stream: StreamState) -> list[Command]:
-        if worker.shard is not None:
-            unscored = event.report.unscored
-            stream.failures += [(replace(worker.shard, requests=(asked,)), reason) for asked, reason in unscored]
-        stream.done += event.report.rows
-        stream.tokens += event.report.tokens
-        stream.seconds += event.report.seconds
-        return self._next_shard(event.worker, worker, stream)
+    def _done(self, event: Done, worker: WorkerState, stream: StreamState, piece: Piece) -> list[Command]:
+        stream.score(piece, event.report, worker.option)
+        stream.land(event.worker, worker)
+        commands = self._next_piece(event.worker, worker, stream)
+        return commands + [command for number in stream.useless() for command in self._stop(number)]
 
-    def _next_shard(self, number: int, worker: WorkerState, stream: StreamState) -> list[Command]:
-        if not stream.pending:
-            del self.workers[number]
-            return [Stop(number)]
-        worker.phase, worker.shard = "busy", stream.pending.popleft()
-        return [Assign(number, worker.shard)]
+    def _next_piece(self, number: int, worker: WorkerState, stream: StreamState) -> list[Command]:
+        """Give an idle worker its next shard, or end it."""
+        until = self.ledger.deadline(number)
+        limit = policy.longest_piece(stream, worker, until, self.now)
+        piece = None if self.over else stream.pieces.take(limit)
+        if piece is None and until is None and self._near_end:
+            piece = stream.straggler(worker.option, 0.0, self.now)
+        if piece is None:
+            return self._stop(number)
+        stream.fly(number, worker, piece, self.now)
+        return [Assign(number, piece.shard)]
+
+    @property
+    def _near_end(self) -> bool:
+        """Whether nothing is left that nobody has begun."""
+        return not self.over and not any(stream.waiting for stream in self.streams.values())
+
+    def _stop(self, number: int) -> list[Command]:
+        """End a worker; what it had goes back uncounted."""
+        worker = self.workers[number]
+        piece = self._remove(number, worker)
+        if piece is not None:
+            self.streams[worker.stream].pieces.put(piece)
+        return [Stop(number)]
+
+    def _remove(self, number: int, worker: WorkerState) -> Piece | None:
+        """Forget a worker; the piece that now nobody has."""
+        del self.workers[number]
+        stream = self.streams[worker.stream]
+        piece = stream.land(number, worker)
+        del stream.crew[number]
+        self.ledger.give_back(number)
+        self._changed = True
+        return piece
 
     def _failed(self, event: Failed, worker: WorkerState, stream: StreamState) -> list[Command]:
         """A failed worker is replaced by a fresh one; its state cannot be trusted."""
+        reason = str(event.error)
         if isinstance(event.error, ModelError):
-            return self._give_up(stream, str(event.error))
-        del self.workers[event.worker]
-        commands = self._retry(worker, stream, str(event.error), counts=True)
-        exhausted = worker.shard is not None and worker.shard in [shard for shard, _ in stream.failures]
-        if isinstance(event.error, StoreError) and (exhausted or worker.shard is None):
+            return self._stop(event.worker) + self._give_up(stream, reason)
+        piece = self._remove(event.worker, worker)
+        commands = [Stop(event.worker), *self._count(event, worker, stream, piece, reason)]
+        lost = piece is not None and any(piece.shard is shard for shard, _ in stream.failures)
+        if isinstance(event.error, StoreError) and (lost or worker.phase != "busy"):
             self.aborted = event.error
             commands += [command for other in self.streams.values() for command in self._give_up(other, "run aborted")]
-        return [Stop(event.worker), *commands]
+        return commands
 
     def _lost(self, event: Lost, worker: WorkerState, stream: StreamState) -> list[Command]:
-        del self.workers[event.worker]
-        return self._retry(worker, stream, f"worker lost: {event.reason}", counts=not event.preempted)
+        nodes = self.ledger.suspect(event.worker) if event.gpu else []
+        piece = self._remove(event.worker, worker)
+        checks: list[Command] = [Check(node) for node in nodes if node not in self._checking]
+        self._checking.update(nodes)
+        if event.preempted:
+            if piece is not None:
+                stream.pieces.put(piece)
+            return checks
+        return checks + self._count(event, worker, stream, piece, f"worker lost: {event.reason}")
 
-    def _retry(self, worker: WorkerState, stream: StreamState, reason: str, counts: bool) -> list[Command]:
-        """Put the worker's work back, or record that it failed for good."""
-        if worker.shard is None:
-            stream.loads += counts
-            alone = not any(other.stream == worker.stream for other in self.workers.values())
-            return self._give_up(stream, reason) if alone and stream.loads >= self.limits.max_attempts else []
-        shard = worker.shard
-        stream.attempts[shard.id] = stream.attempts.get(shard.id, 0) + counts
-        if stream.attempts[shard.id] >= self.limits.max_attempts:
-            stream.failures.append((shard, reason))
-        else:
-            stream.pending.append(shard)
-        return []
+    def _count(
+        self, event: Failed | Lost, worker: WorkerState, stream: StreamState, piece: Piece | None, reason: str
+    ) -> list[Command]:
+        """Count a fault against the shard and the model."""
+        if piece is not None:
+            store = isinstance(event, Failed) and isinstance(event.error, StoreError)
+            faults.suspect(stream, piece, reason, not store, self.limits)
+        hopeless = faults.strike(stream, event.worker, worker, self._started, self.limits)
+        return self._give_up(stream, reason) if hopeless else []
 
     def _give_up(self, stream: StreamState, reason: str) -> list[Command]:
         """End a model: its queue and the shards in flight are recorded as failed."""
-        name = stream.spec.fingerprint
-        mine = [number for number, worker in self.workers.items() if worker.stream == name]
-        flying = [self.workers[number].shard for number in mine]
-        lost = [*stream.pending, *(shard for shard in flying if shard is not None)]
-        if lost:
+        pieces = stream.rest()
+        if pieces:
             stream.failed = stream.failed or reason
-            stream.failures += [(shard, reason) for shard in lost]
-        stream.pending.clear()
-        for number in mine:
-            del self.workers[number]
-        return [Stop(number) for number in mine]
+            stream.failures += [(piece.shard, reason) for piece in pieces]
+        return [command for number in tuple(stream.crew) for command in self._stop(number)]
 
-    def _fill(self) -> list[Command]:
-        """Start workers while there is room and a queue that pays for one."""
+    def _draining(self, node: str, seconds: float) -> list[Command]:
+        """A node goes away: what will not be done by then is queued again at once; the first result counts."""
         commands: list[Command] = []
-        while (stream := self._most_urgent()) is not None:
-            number = self._started
-            self._started += 1
-            self.workers[number] = WorkerState(stream.spec.fingerprint, "loading" if stream.linted else "linting")
-            task = Load(number) if stream.linted else Lint(number, stream.spec.fingerprint)
-            commands += [Start(number, stream.spec), task]
+        self._changed = self._elastic = True
+        for number in self.ledger.drain(node, self.now + seconds):
+            worker = self.workers[number]
+            stream = self.streams[worker.stream]
+            if worker.piece is None:
+                commands += self._stop(number)
+            elif not stream.timed or stream.remaining(worker, self.now) > seconds:
+                stream.pieces.put(worker.piece)
         return commands
 
-    def _most_urgent(self) -> StreamState | None:
-        used = [self.streams[worker.stream].spec.gpus for worker in self.workers.values()]
-        free_gpus = self.capacity.gpus - sum(used)
-        free_cpus = self.capacity.cpus - used.count(0)
-        counts = Counter(worker.stream for worker in self.workers.values())
-        waiting = {stream.spec.gpus > 0 for name, stream in self.streams.items() if stream.pending and not counts[name]}
-        candidates = [
-            (counts[name] > 0, -sum(shard.characters for shard in stream.pending) / (counts[name] + 1), name)
-            for name, stream in self.streams.items()
-            if self._wants_worker(stream, counts[name])
-            and not (counts[name] and (stream.spec.gpus > 0) in waiting)
-            and (free_cpus >= 1 if stream.spec.gpus == 0 else free_gpus >= stream.spec.gpus)
-        ]
-        return self.streams[min(candidates)[2]] if candidates else None
+    def _fill(self) -> list[Command]:
+        """Start workers while there is room and work that pays for one."""
+        commands: list[Command] = []
+        self._looked, self._changed = self.now, False
+        view = policy.View(self.now, self.limits.deadline - self.now, self.limits.max_attempts)
+        while not self.over and (choice := policy.next_worker(self.streams.values(), self.ledger, view)) is not None:
+            commands += self._start(choice)
+        self._wait()
+        return commands
 
-    def _wants_worker(self, stream: StreamState, workers: int) -> bool:
-        if workers == 0:
-            return bool(stream.pending)
-        loads = stream.linted and stream.loads < self.limits.max_attempts and not stream.spec.endpoint
-        return loads and len(stream.pending) > self.limits.replica_shards * workers
+    def _start(self, choice: policy.Choice) -> list[Command]:
+        stream, number = choice.stream, self._started
+        self._started += 1
+        phase: Phase = "loading" if stream.linted else "linting"
+        worker = WorkerState(stream.spec.fingerprint, choice.option, choice.nodes, phase, began=self.now)
+        self.workers[number] = stream.crew[number] = worker
+        self.ledger.take(number, choice.option.placement, choice.nodes)
+        task = Load(number) if stream.linted else Lint(number, stream.spec.fingerprint)
+        return [Start(number, stream.spec, choice.option.placement, choice.nodes), task]
+
+    def _wait(self) -> None:
+        """Where nothing runs and nothing can be started, wait for a check or a node; then give up what has no place.
+
+        What has one, and was not started, would not be loaded before the deadline.
+        """
+        if self.workers or self.finished:
+            self._stuck = None
+            return
+        if self._stuck is None:
+            self._stuck = self.now
+        homeless = policy.homeless(self.streams.values(), self.ledger)
+        if self._checking or (homeless and self._elastic and self.now - self._stuck < self.limits.patience):
+            return
+        for stream in homeless:
+            self._give_up(stream, policy.needs(stream, self.ledger))
+        self._closed = True

@@ -19,7 +19,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.benchmarks import OVERALL
-from orchestrator.plan import Plan
 from orchestrator.reducer import Entry, Leaderboard
 from orchestrator.statistics import Interval
 
@@ -110,6 +109,8 @@ def flat(board: Leaderboard) -> list[dict[str, Any]]:
             "not_finite": entry.not_finite,
             "unparsed": entry.unparsed,
             "within_noise": entry.within_noise,
+            "gpu_hours": entry.gpu_hours,
+            "dollars": entry.dollars,
             "failure": entry.failure,
         }
         for entry in (*board.entries, *board.nulls)
@@ -144,31 +145,6 @@ def notes_on(board: Leaderboard) -> list[str]:
         if absent:
             notes.append(f"no rows of {', '.join(absent)}: the overall is the mean of the other sections")
     return notes
-
-
-def plan(found: Plan, output: str) -> str:
-    """What a run would do, a line a stream of measurements."""
-    rows = [
-        {
-            "model": stream.spec.name,
-            "family": stream.spec.family,
-            "engine": stream.spec.engine,
-            "engine_reason": stream.spec.engine_reason,
-            "dtype": stream.spec.dtype,
-            "fingerprint": stream.spec.fingerprint,
-            "wanted": stream.total,
-            "reused": stream.reused,
-            "owed": len(stream.owed),
-            "shards": len(stream.shards),
-            "reason": stream.reason,
-        }
-        for stream in found.streams.values()
-    ]
-    if output == "json":
-        totals = {"wanted": found.total, "reused": found.total - found.owed, "owed": found.owed}
-        return json.dumps({**totals, "streams": rows}, indent=1, ensure_ascii=False)
-    total = f"{found.owed} of {found.total} measurements are owed" if output == "text" else ""
-    return listing(rows, output, "plan") + total
 
 
 def listing(rows: Sequence[Mapping[str, Any]], output: str, title: str) -> str:
@@ -221,12 +197,14 @@ def _cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the readable tables, percentages to one decimal."""
     sections = list(board.entries[0].sections) if board.entries else []
     header = ["rank", "model", "family", "overall", "95%", "ranks", *sections, "rows", "missing", "ties", "truncated"]
+    header += ["GPU-hours", "dollars"]
     rows = []
     for rank, entry in placed(board):
         numbers = [entry.rows, entry.rows_missing, entry.ties, entry.truncated]
         percentages = [percent(entry.sections[name]) for name in sections]
         sure = [percent(entry.overall), span(entry.intervals.get(OVERALL)), ranks(entry)]
-        rows.append([str(rank or "-"), entry.name, entry.family, *sure, *percentages, *map(str, numbers)])
+        took = [amount(entry.gpu_hours, 3), amount(entry.dollars, 2)]
+        rows.append([str(rank or "-"), entry.name, entry.family, *sure, *percentages, *map(str, numbers), *took])
     return header, rows
 
 
@@ -241,6 +219,11 @@ def placed(board: Leaderboard) -> list[tuple[int | None, Entry]]:
 def percent(value: float | None) -> str:
     """A fraction as a percentage with one decimal, a dash for nothing."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def amount(value: float | None, digits: int) -> str:
+    """A number with so many decimals, a dash for nothing."""
+    return "-" if value is None else f"{value:,.{digits}f}"
 
 
 def span(found: Interval | None) -> str:
@@ -270,7 +253,7 @@ def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
 
 def _numeric(cell: str) -> bool:
-    return cell == "-" or cell.replace(".", "", 1).lstrip("-").isdigit()
+    return cell == "-" or cell.replace(",", "").replace(".", "", 1).lstrip("-").isdigit()
 
 
 def _csv_line(cells: Sequence[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.usage_store import PLACE, STORE, STORE_VERBS
+from orchestrator.usage_verbs import VERBS
 
 OVERVIEW = """\
 rewardsweep: evaluate reward models on preference benchmarks; the same score every time, and proof of why.
@@ -22,6 +22,7 @@ usage: rewardsweep VERB [key=value ...]
   compare      test whether two models differ on the same rows, and where
   correlate    set a leaderboard beside results of your own, such as what a policy gained from a reward model
   site         write leaderboards, models and comparisons as a folder of pages
+  timeline     draw what every GPU did when, as a page and a picture
   import       take in results of the reference, as rows marked `imported`
   export       write results as the reference does, and metadata for model cards
   check        score ten rows of one model in every way: alone, in a batch, in each engine
@@ -31,203 +32,6 @@ Each verb explains itself: rewardsweep VERB --help
 Every key=value overrides the configuration (Hydra's syntax); quote lists: 'model=[longest,random]'.
 exit codes: 0 done, 1 something failed or is damaged, 2 wrong input, 130 interrupted
 """
-
-SELECTION = """\
-what to evaluate
-  model=[name,...]          models of conf/model, or of a folder given with --config-dir
-  suite=NAME                a named list of models and benchmarks
-  +models.mine.path=DIR +models.mine.family=scalar
-                            a checkpoint on disk, without a file
-  models.NAME.dtype=float32 change one key of a model
-  benchmarks=[name,...]     rewardbench, rewardbench2, rmbench, judgebench, rmb, ppe, mrewardbench, evalbias,
-                            pairs, demo; default: those of data., else rewardbench
-  data.rewardbench=FILE     a local copy: jsonl, jsonl.gz, json, csv, parquet, a folder of them or one saved by datasets
-  data.pairs=FILE           any file with prompt, chosen, rejected (a response, or a list); subset and id are optional
-  rule=NAME                 a dated rule, for example rewardbench-v1-prior-sets
-"""
-
-WHERE = """\
-  ray.address=              empty: Ray on this machine; host:port, ray://host:port or auto: a cluster
-  workers=N                 at most N workers at a time
-  pool=local                one worker in this process, without Ray
-  device=auto               auto, cpu or cuda
-"""
-
-VERBS = {
-    **STORE_VERBS,
-    "run": (
-        """\
-rewardsweep run: score what the store does not have yet, then print the leaderboard.
-
-Stop it at any time (Ctrl-C, a kill, a power cut) and run the same command again: it goes on where it was.
--m runs one job for each combination of comma-separated values.
-""",
-        SELECTION + STORE.replace("csv or", "csv, latex or") + WHERE,
-        """\
-examples
-  rewardsweep run suite=baselines
-  rewardsweep run +models.mine.path=./my-checkpoint +models.mine.family=scalar store=scores
-  rewardsweep run -m 'model=[longest],[random]' benchmarks=[pairs] data.pairs=my_pairs.jsonl
-""",
-    ),
-    "plan": (
-        "rewardsweep plan: say what `run` would score, in how many shards, and why. Nothing is written or loaded.\n",
-        SELECTION + STORE,
-        """\
-examples
-  rewardsweep plan suite=baselines
-  rewardsweep plan 'model=[longest,random]' benchmarks=[rewardbench] data.rewardbench=filtered.parquet
-  rewardsweep plan +models.mine.path=./my-checkpoint +models.mine.family=scalar output=json
-""",
-    ),
-    "leaderboard": (
-        "rewardsweep leaderboard: print the leaderboard of a store; all models and benchmarks unless named.\n",
-        SELECTION + STORE.replace("csv or", "csv, latex or"),
-        """\
-examples
-  rewardsweep leaderboard store=scores
-  rewardsweep leaderboard store=scores 'model=[longest,random]' output=json
-  rewardsweep leaderboard store=scores benchmarks=[rewardbench] rule=rewardbench-v1-before-2024-09-10
-""",
-    ),
-    "scores": (
-        """\
-rewardsweep scores: print one line a response: model, benchmark, subset, id, response (0 is the chosen), kind,
-score, tokens, truncated.
-""",
-        SELECTION + STORE.replace("json, csv or markdown", "jsonl, csv or markdown"),
-        """\
-examples
-  rewardsweep scores store=scores output=jsonl > scores.jsonl
-  rewardsweep scores store=scores 'model=[longest]' benchmarks=[demo]
-  rewardsweep scores store=s3://bucket/nightly output=csv > scores.csv
-""",
-    ),
-    "status": (
-        "rewardsweep status: say which runs a store has seen, how they ended, what is missing and what failed.\n",
-        STORE,
-        """\
-examples
-  rewardsweep status
-  rewardsweep status store=s3://bucket/nightly
-  rewardsweep status store=scores output=json
-""",
-    ),
-    "verify": (
-        """\
-rewardsweep verify: read every part of a store and check its bytes, columns, fingerprint and keys; render a sample
-of each model's rows again and compare the hashes of the tokens. Names what is wrong; exit code 1 if anything is.
-""",
-        STORE,
-        """\
-examples
-  rewardsweep verify
-  rewardsweep verify store=s3://bucket/nightly
-  rewardsweep verify store=scores output=json
-""",
-    ),
-    "check": (
-        """\
-rewardsweep check: render ten rows of one model and show what it sees, special tokens included; run the preflight;
-score them alone, in one batch and in every engine installed for its family. Nothing is kept. Exit code 1 where a score
-moves by more than the tolerance that the report states, where a verdict turns, or where the preflight finds an error.
-""",
-        SELECTION
-        + """\
-  output=text               text or json
-""",
-        """\
-examples
-  rewardsweep check 'model=[Skywork-Reward-Llama-3_1-8B-v0_2]'
-  rewardsweep check +models.mine.path=./my-checkpoint +models.mine.family=scalar
-  rewardsweep check +models.mine.path=./my-checkpoint +models.mine.family=scalar data.pairs=my_pairs.jsonl output=json
-""",
-    ),
-    "compare": (
-        """\
-rewardsweep compare: test whether model A differs from B, and from C, on the same rows of a store: compare A B [C ...]
-
-For the overall and each section: both accuracies, their difference with a 95% interval (paired bootstrap over rows),
-the rows that only one of them wins, and a p-value: McNemar's exact test with mid-p, of the weighted overall the
-bootstrap's; then adjusted for several models (Holm). Below it the rows on which they disagree most.
-""",
-        STORE
-        + """\
-  benchmarks=[name,...]     all in the store if not given
-  rule=NAME                 a dated rule
-""",
-        """\
-examples
-  rewardsweep compare mine longest store=scores
-  rewardsweep compare new old older store=s3://bucket/nightly benchmarks=[rewardbench]
-  rewardsweep compare mine longest store=scores output=json
-""",
-    ),
-    "correlate": (
-        """\
-rewardsweep correlate: how a leaderboard goes with results of your own, by model: correlate FILE
-
-FILE (csv, jsonl, json or parquet) has a column `model`, named as in the leaderboard, and columns of numbers, for
-example what a policy gained by PPO or best-of-n. For each of them and each column of the leaderboard: the correlation
-of Spearman, of Kendall (tau-b) and of Pearson over the models that have both, with 95% intervals (bootstrap over
-models).
-""",
-        STORE
-        + """\
-  benchmarks=[name,...]     all in the store if not given
-  rule=NAME                 a dated rule
-""",
-        """\
-examples
-  rewardsweep correlate downstream.csv store=scores
-  rewardsweep correlate ppo.jsonl store=s3://bucket/nightly benchmarks=[rewardbench]
-  rewardsweep correlate downstream.csv store=scores output=json
-""",
-    ),
-    "site": (
-        """\
-rewardsweep site: write a folder of pages that opens from disk or from any web server: site FOLDER
-
-Every leaderboard with search, filters and sorting; a page a model with its subsets, its provenance, its runs and the
-rows that it loses by most; a page for each pair of neighbours; and insights: types of models, length, agreement, the
-hardest rows. No page asks anything of the network; all of them can be read without JavaScript.
-""",
-        PLACE
-        + """\
-  benchmarks=[name,...]     all in the store if not given
-  rule=NAME                 a dated rule
-""",
-        """\
-examples
-  rewardsweep site public store=scores
-  rewardsweep site public store=s3://bucket/nightly benchmarks=[rewardbench]
-  rewardsweep site public store=scores rule=rewardbench-v1-prior-sets
-""",
-    ),
-    "models": (
-        """\
-rewardsweep models: list the model files that ship, and those of --config-dir, that fit every filter.
-
-filters
-  name=*llama*              of the file; * and ? stand for anything
-  family=dpo                how scores are made
-  engine=openai             the engine that the file names; auto if none
-  suite=small               models of a suite
-  max_size=9                at most so many billions of parameters
-""",
-        """\
-how
-  --config-dir DIR          your own files besides
-  output=text               text, json, csv or markdown
-""",
-        """\
-examples
-  rewardsweep models
-  rewardsweep models family=dpo max_size=9
-  rewardsweep models name='*tulu*' output=json
-""",
-    ),
-}
 
 
 def overview(verbs: Sequence[str]) -> str:

@@ -1,13 +1,14 @@
 """An engine for tests, named from outside as a dotted plug-in: scores like `longest` and kills its own process.
 
 `options.once` names a file: the first worker that scores creates it and dies by SIGKILL. `options.poison` is a text:
-a worker that is asked to score a response which holds it dies, every time.
+a worker that is asked to score a response which holds it dies, every time. `options.seconds` a shard takes.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ class FaultyEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if poison and any(poison in request.responses[0] for request in requests):
             os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(float(self._options.get("seconds", 0)))
         return self._baseline.run(requests)
 
     def details(self) -> dict[str, str]:

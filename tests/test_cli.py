@@ -80,6 +80,7 @@ def test_help_explains_the_verb_with_three_examples_that_parse(cli: Cli, verb: s
         "compare": (*ruled, *output),
         "correlate": (*ruled, *output),
         "site": ruled,
+        "timeline": output,
         "import": ("benchmarks=", "data."),
         "export": ruled,
     }

@@ -9,10 +9,14 @@ import pytest
 
 from orchestrator import driver
 from orchestrator.benchmarks import Example
+from orchestrator.cost import Placement
+from orchestrator.events import Done, Event, Failed, Linted, Load, Ready, Start
+from orchestrator.faults import Limits
 from orchestrator.local_pool import LocalPool
 from orchestrator.pin import pin_model
 from orchestrator.plan import Plan, make_plan
-from orchestrator.scheduler import Done, Event, Failed, Limits, Linted, Load, Ready, Scheduler, Start, StreamState
+from orchestrator.scheduler import Scheduler
+from orchestrator.streams import StreamState
 from tests.scripted_engine import SCRIPT, Script
 from workers.actor import Sink
 from workers.errors import EngineError, ModelError, StoreError
@@ -119,12 +123,14 @@ def test_an_error_that_passes_is_tried_again_by_a_fresh_engine(script: Script, p
     ]
 
 
-def test_an_error_that_stays_costs_its_shard_only(script: Script) -> None:
-    script.runs += [None, None, ValueError("odd\nshape"), ValueError("odd\nshape")]
+def test_an_error_that_stays_costs_one_row(script: Script) -> None:
+    """The last shard fails twice, so does its first half once, and the first row of that twice more."""
+    script.runs += [None, None, *[ValueError("odd\nshape")] * 3, None, ValueError("odd\nshape"), None]
+    script.runs += [ValueError("odd\nshape")]
     states = Sweep(scripted(), baseline("longest", "longest"), sink=Kept(), max_attempts=2).run()
-    ((shard, reason),) = states["odd"].failures
-    assert reason == f"model 'odd', shard {shard.id}: ValueError: odd"
-    assert (states["odd"].done, states["odd"].failed_rows) == (TOTAL - SHARD_ROWS, SHARD_ROWS)
+    ((_, reason),) = states["odd"].quarantined
+    assert reason.endswith("ValueError: odd")
+    assert (states["odd"].done, states["odd"].failures) == (TOTAL - 1, [])
     assert states["longest"].done == TOTAL
 
 
@@ -205,7 +211,7 @@ def test_close_ends_all_workers(script: Script) -> None:
     models = [scripted("a"), scripted("b")]
     pool = LocalPool(Kept(), {}, gpus=2)
     for number, model in enumerate(models):
-        pool.perform(Start(number, model.streams[0]))
+        pool.perform(Start(number, model.streams[0], Placement("cpu", 0, 1, 0.0, ()), ("local",)))
         pool.perform(Load(number))
     assert [type(pool.next_event(1.0)) for _ in models] == [Ready, Ready]
     pool.close()
@@ -217,6 +223,8 @@ def test_an_answer_that_is_too_short_is_an_error_and_is_not_kept(monkeypatch: py
     monkeypatch.setattr("tests.scripted_engine.ScriptedEngine.run", lambda engine, requests: [])
     sink = Kept()
     sweep = Sweep(scripted(), sink=sink, max_attempts=1)
-    assert sweep.run()["odd"].failed_rows == TOTAL
+    state = sweep.run()["odd"]
+    assert state.failed_rows + len(state.quarantined) == TOTAL
+    assert state.failed is not None, "a model whose every shard fails is given up before all rows were tried alone"
     assert sink.rows == []
     assert all(isinstance(event.error, EngineError) for event in sweep.events if isinstance(event, Failed))

@@ -38,14 +38,34 @@ def test_every_token_of_a_pass_is_new_to_exactly_one_conversation(rows: list[tup
     assert len(packed.ids) - packing.distinct(rows) < packing.MIN_SHARED * len(rows)
 
 
-@given(ROWS, st.integers(1, 300))
-def test_passes_hold_every_row_once_within_the_budget(rows: list[tuple[int, ...]], budget: int) -> None:
-    found = packing.passes(rows, budget)
+@given(ROWS, st.integers(1, 300), st.booleans())
+def test_passes_hold_every_row_once_within_the_budget(rows: list[tuple[int, ...]], budget: int, sharing: bool) -> None:
+    found = packing.passes(rows, budget, sharing=sharing)
     assert sorted(row for rows_of in found for row in rows_of) == list(range(len(rows)))
     for rows_of in found:
-        size = len(packing.pack([rows[row] for row in rows_of]).ids)
+        size = len(packing.pack([rows[row] for row in rows_of], sharing=sharing).ids)
         assert size <= budget or len(rows_of) == 1
-    assert packing.passes(rows, budget) == found
+    assert packing.passes(rows, budget, sharing=sharing) == found
+
+
+@given(ROWS)
+def test_without_sharing_every_row_computes_all_its_tokens(rows: list[tuple[int, ...]]) -> None:
+    packed = packing.pack(rows, sharing=False)
+    assert len(packed.ids) == sum(map(len, rows))
+    assert all(branch.path == (branch.new,) for branch in packed.branches)
+    assert packed.pairs == sum(packing.ends(len(row)) for row in rows)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(20, 60)), min_size=2, max_size=8, unique_by=lambda one: one[0])
+)
+def test_pairs_stay_together_and_a_header_of_all_keeps_nothing_together(sizes: list[tuple[int, int]]) -> None:
+    """A template's header is shared by all rows: what keeps a pair in one pass is the prompt behind it."""
+    header = tuple(range(1000, 1030))
+    rows = [(*header, *[prompt] * size, *end) for prompt, size in sizes for end in ((77, 78), (79,))]
+    for budget in (150, 400):
+        where = {row: at for at, of in enumerate(packing.passes(rows, budget)) for row in of}
+        assert all(where[2 * pair] == where[2 * pair + 1] for pair in range(len(sizes)))
 
 
 @given(ROWS)

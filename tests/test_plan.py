@@ -83,17 +83,58 @@ def test_nothing_is_owed_where_all_is_present() -> None:
     assert (stream.owed, stream.shards, stream.subsets, stream.reason) == ((), (), (), "all in the store")
 
 
-@pytest.mark.parametrize(("shard_rows", "sizes"), [(1, [1] * 20), (7, [7, 7, 6]), (20, [20]), (21, [20])])
-def test_a_shard_has_at_most_shard_rows(shard_rows: int, sizes: list[int]) -> None:
+@pytest.mark.parametrize(("shard_rows", "sizes"), [(1, [1] * 20), (7, [6, 6, 6, 2]), (20, [20]), (21, [20])])
+def test_a_shard_has_at_most_shard_rows_and_whole_prompts(shard_rows: int, sizes: list[int]) -> None:
+    """Every prompt has two responses, which an engine scores best together."""
     (stream,) = plan(shard_rows=shard_rows).streams.values()
     assert [len(shard.requests) for shard in stream.shards] == sizes
 
 
 def test_the_longest_come_first_and_shards_hold_like_with_like() -> None:
-    (stream,) = plan(shard_rows=3).streams.values()
-    lengths = [request.characters for shard in stream.shards for request in shard.requests]
-    assert lengths == sorted(lengths, reverse=True)
-    assert len(set(lengths)) > 10
+    (stream,) = plan(shard_rows=4).streams.values()
+    order = [request for shard in stream.shards for request in shard.requests]
+    longest: dict[tuple[Message, ...], int] = {}
+    for request in order:
+        longest[request.prompt] = max(longest.get(request.prompt, 0), request.characters)
+    assert list(longest.values()) == sorted(longest.values(), reverse=True)
+    assert len(set(longest.values())) == len(ROWS)
+
+
+def test_responses_to_one_prompt_are_beside_each_other() -> None:
+    """A prompt that two examples share, far apart and of other lengths, is one run of requests."""
+    far = Example("easy", "far", ROWS[0].prompt, ("word " * 500, "short"))
+    (stream,) = plan([*ROWS, far], shard_rows=4).streams.values()
+    prompts = [request.prompt for request in stream.owed]
+    runs = [prompt for before, prompt in zip([None, *prompts], prompts, strict=False) if prompt != before]
+    assert len(runs) == len(set(runs)) == len(ROWS)
+    assert prompts[0] == ROWS[0].prompt, "its longest response leads"
+
+
+def test_models_that_ask_the_same_share_their_requests() -> None:
+    """Of other families too, as long as these use the same function: a hundred models cost the texts of one."""
+    spec = replace(SPEC, name="head", weights="sha256:3", family="armorm")
+    models = [model(), model(name="other", weights="sha256:2"), Model("head", "armorm", (spec,))]
+    one, other, third = plan(models=models, shard_rows=4).streams.values()
+    assert one.owed is other.owed is third.owed
+    for mine, theirs in zip(one.shards, third.shards, strict=True):
+        assert mine.requests is theirs.requests
+        assert mine.id != theirs.id
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.text(max_size=9)), max_size=40), st.integers(1, 12))
+def test_a_prompt_is_divided_only_where_it_has_more_responses_than_a_shard_has_rows(
+    asked: list[tuple[int, str]], shard_rows: int
+) -> None:
+    rows = [Example("s", str(at), (Message("user", f"q{at}"),), (text, "x")) for at, text in asked]
+    for stream in plan(rows, shard_rows=shard_rows).streams.values():
+        where: dict[str, list[str]] = {}
+        for shard in stream.shards:
+            assert 1 <= len(shard.requests) <= shard_rows
+            for request in shard.requests:
+                where.setdefault(request.prompt[0].content, []).append(shard.id)
+        for shards in where.values():
+            assert len(set(shards)) == (1 if len(shards) <= shard_rows else -(-len(shards) // shard_rows))
+        assert [request for shard in stream.shards for request in shard.requests] == list(stream.owed)
 
 
 def test_shard_ids_name_the_stream_and_are_unique() -> None:

@@ -14,10 +14,11 @@ import pytest
 
 from orchestrator import progress
 from orchestrator.benchmarks import Example
+from orchestrator.events import Capacity, Done, Failed, Linted, Lost, Node, Ready
 from orchestrator.pin import pin_model
 from orchestrator.plan import make_plan
 from orchestrator.progress import Progress
-from orchestrator.scheduler import Capacity, Done, Failed, Linted, Lost, Ready, Scheduler
+from orchestrator.scheduler import Scheduler
 from tests.conftest import ROOT
 from workers.errors import EngineError, ModelError
 from workers.protocol import Finding, Message, ShardReport
@@ -38,10 +39,12 @@ def watched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
         model = pin_model("longest", {"family": "baseline", "options": {"score": "longest"}}, cuda=False)
         plan = make_plan([model], {"b": EXAMPLES}, {}, {}, shard_rows=8)
-        scheduler = Scheduler(plan.streams.values(), Capacity(1, 0))
+        scheduler = Scheduler(plan.streams.values(), Capacity((Node("n", 1, 0, "cpu"),)))
         with Progress(plan, scheduler) as shown:
             scheduler.begin()
-            for event in events:
+            first = plan.streams[model.streams[0].fingerprint].shards[0].id
+            for given in events:
+                event = given(first) if callable(given) else given
                 if event is not None:
                     scheduler.handle(event)  # type: ignore[arg-type]
                 shown.observe(event)  # type: ignore[arg-type]
@@ -51,7 +54,7 @@ def watched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_lines_tell_how_far_the_sweep_is(watched: Callable[..., str]) -> None:
-    said = watched(Linted(0, ()), Ready(0, 1.25), Done(0, ShardReport(8, 80, 2.0, 0)))
+    said = watched(Linted(0, ()), Ready(0, 1.25), lambda first: Done(0, first, ShardReport(8, 80, 2.0, 0)))
     assert "16 of 16 measurements are owed, 0 are in the store" in said
     assert "longest: weights loaded in 1.2 s" in said
     assert "8 of 16 scored in" in said

@@ -59,17 +59,21 @@ def test_a_killed_actor_costs_one_retry_and_nothing_else(cli: Cli, pairs: Path, 
     assert found["faulty"]["overall"] == found["longest"]["overall"] == 1.0
 
 
-def test_a_shard_that_kills_every_actor_is_given_up_and_the_rest_goes_on(cli: Cli, pairs: Path, tmp_path: Path) -> None:
+def test_a_row_that_kills_every_actor_is_quarantined_and_the_rest_goes_on(
+    cli: Cli, pairs: Path, tmp_path: Path
+) -> None:
     done = cli(*words(pairs, tmp_path / "store", poison="reply 7"))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     found = models(done.stdout)
     assert found["longest"]["rows_missing"] == 0
-    assert 1 <= int(str(found["faulty"]["rows_missing"])) <= 10
+    assert found["faulty"]["rows_missing"] == 1, "the row that kills, and no other of its shard"
     assert found["faulty"]["overall"] is None
     assert "worker lost" in str(found["faulty"]["failure"])
     account = json.loads(cli("status", f"store={tmp_path / 'store'}", "output=json").stdout)["runs"][-1]["account"]
-    assert account["asked"] == account["scored"] + account["reused"] + account["failed"] == 4 * ROWS
+    assert account["quarantined"] == 1
+    assert "quarantined: request" in str(found["faulty"]["failure"])
+    assert account["asked"] == account["scored"] + account["quarantined"] == 4 * ROWS
 
 
 def test_a_model_that_needs_more_gpus_than_there_are_fails_alone(

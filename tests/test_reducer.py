@@ -180,6 +180,8 @@ def test_the_json_has_the_documented_keys_and_no_other() -> None:
             "not_finite",
             "unparsed",
             "within_noise",
+            "gpu_hours",
+            "dollars",
             "failure",
             "overall_interval",
             "section_intervals",

@@ -28,7 +28,7 @@ def run(number: int, models: list[int], rows: str = "a", days: float = 100, stat
     started = (NOW - timedelta(days=days)).isoformat()
     outcome = None if state is None else Outcome(state, started, Account(0, 0, 0, 0, 0), ())
     asked = tuple(Model(f"model-{one}", "scalar", (SPECS[one],)) for one in models)
-    return Run(f"run-{number:03}", started, asked, {"demo": rows}, 0, 0, {}, outcome)
+    return Run(f"run-{number:03}", started, asked, {"demo": rows}, 0, 0, {}, outcome=outcome)
 
 
 def ids(runs: list[Run]) -> list[int]:
@@ -62,6 +62,48 @@ def test_the_newest_of_each_model_rows_and_outcome_stays() -> None:
     assert ids(kept_runs(runs, Policy(keep_runs=1), NOW)) == [0, 3, 4]
     refused = replace(run(5, []), models=(Model("model-1", "scalar", ()),))
     assert ids(kept_runs([*runs, refused], Policy(keep_runs=1), NOW)) == [0, 3, 4, 5]
+
+
+def test_the_jobs_of_a_multirun_stay_or_go_together_and_so_does_their_event_log() -> None:
+    jobs = [replace(run(number // 2, [0]), id=f"run-{number // 2:03}.{number % 2}") for number in range(6)]
+    kept = kept_runs(jobs, Policy(keep_runs=2), NOW)
+    assert [one.id for one in kept] == ["run-001.0", "run-001.1", "run-002.0", "run-002.1"]
+    events = {f"runs/run-{number:03}/events/000000.parquet": 1 for number in range(3)}
+    assert superfluous(events, jobs, kept) == []
+    later = superfluous(events, kept, kept)
+    assert [item.path for item in later] == ["runs/run-000/events/000000.parquet"]
+
+
+def night(store: Path, benchmark: str, rows: str, *streams: str) -> Path:
+    """A snapshot as `rewardsweep nightly` leaves it, with what gc asks of it."""
+    standing = {"night": "2026-01-31", "family": "scalar", "streams": streams, "data_hash": rows, "overall": 0.5}
+    path = store / "nightly" / "2026-01-31" / "snapshot.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"schema": 1, "standings": {benchmark: {"longest": standing}}}))
+    return path
+
+
+def test_what_a_night_refers_to_stays_and_a_damaged_one_stops_gc(cli: Cli, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "store.json").write_text('{"schema": 1}')
+    held = ("models/m.json", "models/n.json", "benchmarks/demo/r.parquet")
+    others = ("models/x.json", "benchmarks/demo/x.parquet", "benchmarks/pairs/r.parquet")
+    for path in (*held, *others):
+        (store / path).parent.mkdir(parents=True, exist_ok=True)
+        (store / path).write_text("{}")
+    snapshot = night(store, "demo", "r", "m", "n")
+    words = ("gc", f"store={store}", "grace_hours=0", "apply=true")
+    done = cli(*words)
+    assert done.returncode == 0, done.stderr
+    left = {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
+    assert left == {"store.json", *held, str(snapshot.relative_to(store))}
+    for spoilt in ("", "[]", '{"standings": {"demo": {"longest": {"streams": null}}}}'):
+        snapshot.write_text(spoilt)
+        done = cli(*words)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "nightly/2026-01-31/snapshot.json is damaged or of another version" in done.stderr
+        assert all((store / path).exists() for path in held)
 
 
 def test_a_run_that_may_still_be_running_stays() -> None:
@@ -107,8 +149,9 @@ def test_the_leaderboard_is_the_same_and_all_that_it_needs_is_there(
 
 
 def test_leftovers_of_removed_runs_and_of_lost_fingerprints_may_go() -> None:
-    found = superfluous({"runs/gone/outcome.json": 3, "runs/odd/notes.txt": 1}, [], [])
-    assert [item.path for item in found] == ["runs/gone/outcome.json"]
+    files = ("runs/gone/outcome.json", "runs/gone/events/000001.parquet", "runs/odd/notes.txt", "runs/events/x.parquet")
+    found = superfluous(dict.fromkeys(files, 1), [], [])
+    assert {item.path for item in found} == set(files[:2])
     assert [item.path for item in useless_indexes({"index/a": 1, "index/b": 2, "x/b": 3}, {"a"})] == ["index/b"]
 
 
@@ -137,7 +180,10 @@ def test_the_verbs_name_first_and_remove_when_told(cli: Cli, tmp_path: Path) -> 
     named = {item["path"] for item in json.loads(dry.stdout)["files"]}
     assert {"measurements/.x-unfinished", "models/unknown.json"} <= named
     assert sum(path.startswith("measurements/") for path in named) == len(parts)
-    assert sum(path.startswith("runs/") for path in named) == 2
+    first = sorted(path.name for path in (store / "runs").iterdir())[0]
+    files = {str(path.relative_to(store)) for path in (store / "runs" / first).rglob("*.*")}
+    assert {f"runs/{first}/events/000000.parquet", f"runs/{first}/run.json"} <= files
+    assert {path for path in named if path.startswith("runs/")} == files
     assert all((store / path).exists() for path in named)
     done = cli("gc", f"store={store}", "keep_runs=1", "grace_hours=0", "apply=true")
     assert done.returncode == 0, done.stderr

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from orchestrator.plan import StreamPlan
-from orchestrator.scheduler import (
+from orchestrator.events import (
     Assign,
     Capacity,
+    Check,
     Command,
     Done,
     Event,
     Failed,
-    Limits,
     Lint,
     Linted,
     Load,
     Lost,
+    Node,
     Ready,
-    Scheduler,
     Start,
     Stop,
 )
+from orchestrator.faults import Limits
+from orchestrator.plan import StreamPlan
+from orchestrator.scheduler import Scheduler
 from workers.errors import EngineError, ModelError, StoreError
 from workers.protocol import Finding, Message, ModelSpec, Request, Shard, ShardReport
 
@@ -48,26 +51,38 @@ def told(commands: Sequence[Command]) -> str:
     """Commands as one line, so that a script reads like a protocol."""
     words = []
     for command in commands:
-        what = {Start: "start", Lint: "lint", Load: "load", Assign: "score", Stop: "stop"}[type(command)]
+        what = {Start: "start", Lint: "lint", Load: "load", Assign: "score", Stop: "stop", Check: "check"}[
+            type(command)
+        ]
         detail = command.spec.name if isinstance(command, Start) else ""
         detail = command.shard.id if isinstance(command, Assign) else detail
-        words.append(f"{what} {command.worker} {detail}".strip())
+        whom = command.node if isinstance(command, Check) else command.worker
+        words.append(f"{what} {whom} {detail}".strip())
     return ", ".join(words)
 
 
 def scheduler_of(*plans: StreamPlan, cpus: int = 1, gpus: int = 0, limits: Limits | None = None) -> Scheduler:
-    return Scheduler(plans, Capacity(cpus, gpus), limits)
+    return Scheduler(plans, Capacity((Node("n", cpus, gpus, "A" if gpus else "cpu"),)), limits)
 
 
-def done(worker: int) -> Done:
-    return Done(worker, ShardReport(ROWS, 20, 0.5, 0))
+def done(worker: int, shard: str = "", seconds: float = 0.5) -> Done:
+    """The end of a shard; of the one that the worker has, where none is named."""
+    return Done(worker, shard, ShardReport(ROWS, 20, seconds, 0))
+
+
+def named(scheduler: Scheduler, event: Event) -> Event:
+    """An event; the end of a shard with the name of the one that its worker has, unless it has one."""
+    if not isinstance(event, Done) or event.shard:
+        return event
+    piece = scheduler.workers[event.worker].piece
+    return replace(event, shard=piece.name if piece else "")
 
 
 def play(scheduler: Scheduler, *events: Event) -> str:
     """Feed events; what was said to the last one."""
     commands: list[Command] = []
     for event in events:
-        commands = scheduler.handle(event)
+        commands = scheduler.handle(named(scheduler, event))
     return told(commands)
 
 
@@ -111,39 +126,38 @@ def test_nothing_owed_is_nothing_done() -> None:
 
 
 def test_streams_without_a_worker_come_before_replicas() -> None:
-    scheduler = scheduler_of(stream("a", shards=9, length=9), stream("b"), cpus=3, limits=Limits(replica_shards=2))
+    scheduler = scheduler_of(stream("a", shards=9, length=9), stream("b"), cpus=3)
     assert told(scheduler.begin()) == "start 0 a, lint 0, start 1 b, lint 1", "no replica before the preflight is done"
     assert play(scheduler, Linted(0, ())) == "load 0, start 2 a, load 2", "a replica does not lint again"
 
 
-@pytest.mark.parametrize(("shards", "workers"), [(4, 1), (5, 2), (8, 2), (9, 3)])
+@pytest.mark.parametrize(("shards", "workers"), [(8, 1), (9, 2), (12, 2), (13, 3)])
 def test_a_replica_starts_only_while_the_queue_pays_for_its_load(shards: int, workers: int) -> None:
-    scheduler = scheduler_of(stream("a", shards), cpus=9, limits=Limits(replica_shards=4))
+    scheduler = scheduler_of(stream("a", shards), cpus=9)
     scheduler.begin()
     play(scheduler, Linted(0, ()))
     assert len(scheduler.workers) == workers
 
 
 def test_a_replica_goes_where_a_worker_has_the_most_to_do() -> None:
-    plans = [stream("a", shards=8), stream("b", shards=6), stream("c"), stream("d")]
-    scheduler = scheduler_of(*plans, cpus=4, limits=Limits(replica_shards=1))
+    plans = [stream("a", shards=30), stream("b", shards=25), stream("c"), stream("d")]
+    scheduler = scheduler_of(*plans, cpus=4)
     scheduler.begin()
     for worker in range(4):
         assert play(scheduler, Linted(worker, ())) == f"load {worker}"
-    assert play(scheduler, Ready(2, 1.0), done(2)) == "stop 2, start 4 a, load 4", "8 shards for two against 6 for two"
-    assert play(scheduler, Ready(3, 1.0), done(3)) == "stop 3, start 5 b, load 5", "8 for three against 6 for two"
+    assert play(scheduler, Ready(2, 1.0), done(2)) == "stop 2, start 4 a, load 4", (
+        "30 shards for one against 25 for one"
+    )
+    assert play(scheduler, Ready(3, 1.0), done(3)) == "stop 3, start 5 b, load 5", "30 for two against 25 for one"
 
 
-def test_a_lost_workers_shard_returns_and_is_given_up_after_its_attempts() -> None:
-    scheduler = busy(stream("a", shards=2), limits=Limits(max_attempts=2))
+def test_a_lost_workers_shard_returns_at_the_end_of_the_queue() -> None:
+    scheduler = busy(stream("a", shards=2))
     assert play(scheduler, Lost(0, "killed")) == "start 1 a, load 1"
-    assert play(scheduler, Ready(1, 1.0)) == "score 1 a1", "the shard that met the loss goes to the end of the queue"
+    assert play(scheduler, Ready(1, 1.0)) == "score 1 a1"
     assert play(scheduler, done(1)) == "score 1 a0"
-    assert play(scheduler, Lost(1, "killed")) == ""
-    assert scheduler.finished
-    (state,) = scheduler.streams.values()
-    assert [(shard.id, reason) for shard, reason in state.failures] == [("a0", "worker lost: killed")]
-    assert account(scheduler) == {"a": (2, 2, None)}
+    assert play(scheduler, done(1)) == "stop 1"
+    assert account(scheduler) == {"a": (4, 0, None)}
 
 
 def test_a_preemption_does_not_count() -> None:
@@ -171,7 +185,7 @@ def test_a_request_without_a_score_is_one_failed_row_and_the_worker_goes_on() ->
     plan = stream("a", shards=2)
     scheduler = busy(plan)
     report = ShardReport(ROWS - 1, 20, 0.5, 0, ((plan.owed[1], "does not fit"),))
-    assert play(scheduler, Done(0, report)) == "score 0 a1"
+    assert play(scheduler, Done(0, "a0", report)) == "score 0 a1"
     assert play(scheduler, done(0)) == "stop 0"
     assert account(scheduler) == {"a": (2 * ROWS - 1, 1, None)}
     ((shard, reason),) = scheduler.streams[plan.spec.fingerprint].failures
@@ -186,11 +200,11 @@ def test_a_model_error_gives_up_its_model_only() -> None:
 
 
 def test_a_model_error_stops_all_workers_of_its_model() -> None:
-    scheduler = scheduler_of(stream("a", shards=5), cpus=2, limits=Limits(replica_shards=1))
+    scheduler = scheduler_of(stream("a", shards=9), cpus=2)
     scheduler.begin()
     play(scheduler, Linted(0, ()), Ready(0, 1.0), Ready(1, 1.0))
-    assert play(scheduler, Failed(1, ModelError("no head"))) == "stop 0, stop 1"
-    assert account(scheduler) == {"a": (0, 10, "no head")}
+    assert play(scheduler, Failed(1, ModelError("no head"))) == "stop 1, stop 0"
+    assert account(scheduler) == {"a": (0, 18, "no head")}
 
 
 def test_a_preflight_error_gives_up_the_model_before_any_load() -> None:
@@ -227,12 +241,13 @@ def test_a_model_that_is_complete_is_not_given_up_by_a_late_abort() -> None:
 
 
 def test_a_replica_that_comes_too_late_cannot_spoil_a_complete_model() -> None:
-    scheduler = scheduler_of(stream("a", shards=2), cpus=2, limits=Limits(replica_shards=1))
+    scheduler = scheduler_of(stream("a", shards=9), cpus=2)
     scheduler.begin()
-    play(scheduler, Linted(0, ()), Ready(0, 1.0), done(0))
-    assert play(scheduler, done(0)) == "stop 0"
-    assert play(scheduler, Failed(1, ModelError("no room"))) == "stop 1"
-    assert account(scheduler) == {"a": (4, 0, None)}
+    assert play(scheduler, Linted(0, ())) == "load 0, start 1 a, load 1"
+    play(scheduler, Ready(0, 1.0), *[done(0)] * 8)
+    assert play(scheduler, done(0)) == "stop 0, stop 1", "who still loads has nothing to wait for"
+    assert play(scheduler, Failed(1, ModelError("no room"))) == ""
+    assert account(scheduler) == {"a": (18, 0, None)}
 
 
 def test_gpus_are_never_promised_twice() -> None:
@@ -279,13 +294,13 @@ def test_replicas_that_cannot_load_leave_the_healthy_worker_alone() -> None:
 
 def test_a_large_model_is_not_kept_waiting_by_replicas() -> None:
     """Two small models have a GPU each; what the first one frees is left to the model that needs both."""
-    plans = [stream("a", shards=1, gpus=1, length=9), stream("b", shards=40, gpus=1), stream("c", shards=2, gpus=2)]
+    plans = [stream("a", shards=1, gpus=1, length=9), stream("b", shards=8, gpus=1), stream("c", shards=2, gpus=2)]
     scheduler = scheduler_of(*plans, gpus=2)
     names = [command.spec.name for command in scheduler.begin() if isinstance(command, Start)]
     assert sorted(names) == ["a", "b"]
     a, b = names.index("a"), names.index("b")
     play(scheduler, Linted(a, ()), Ready(a, 1.0), Linted(b, ()), Ready(b, 1.0))
     assert play(scheduler, done(a)) == f"stop {a}", "no replica of b on the GPU that c waits for"
-    for _ in range(39):
+    for _ in range(7):
         play(scheduler, done(b))
     assert "c" in play(scheduler, done(b))

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from orchestrator.benchmarks import Example, Judged
+from orchestrator.cost import GPUS
 from orchestrator.insights import agreement, groups, hardest, lengths, says, type_of
 from orchestrator.paths import slug
 from orchestrator.site.build import measured
 from orchestrator.stores import Stream
 from tests.conftest import Cli
 from tests.test_site import HOSTILE, Page, board, entry
-from workers.protocol import ModelSpec
 
 SCREENSHOTS = os.environ.get("REWARDSWEEP_SCREENSHOTS")
 """A folder that keeps what the browser shows, at three widths."""
@@ -93,14 +93,21 @@ def test_a_models_page_has_provenance_runs_and_lost_rows(made: Path) -> None:
 
 
 def test_hours_are_of_gpus_and_loading_counts_once_a_run() -> None:
-    spec = ModelSpec("m", "m", "w", "scalar", "1", "transformers", "1", (), gpus=2)
-    footer = {"run": "r", "load_seconds": "60", "compute_seconds": "30", "tokens": "1000", "host": "secret-host"}
+    footer = {
+        "gpus": "2",
+        "mfu": "0.61",
+        "run": "r",
+        "load_seconds": "60",
+        "compute_seconds": "30",
+        "tokens": "1000",
+        "host": "secret-host",
+    }
     parts = tuple(footer | {"device": device, "commit": "c"} for device in ("NVIDIA H200", "NVIDIA H200"))
-    found = measured(Stream(provenance=parts), spec)
+    found = measured(Stream(provenance=parts), GPUS)
     assert found["work"] == "2,000 tokens in 60.0 s, 120.0 s with loading"
-    assert found["GPU-hours"] == "0.067"
+    assert (found["GPU-hours"], found["dollars"], found["MFU"]) == ("0.067", "0.53", "61.0%")
     assert (found["measured: device"], "secret-host" in str(found)) == ("NVIDIA H200", False)
-    assert "GPU-hours" not in measured(Stream(provenance=(footer | {"device": "cpu"},)), spec)
+    assert "GPU-hours" not in measured(Stream(provenance=(footer | {"device": "cpu"},)), GPUS)
 
 
 def test_a_name_cannot_leave_the_folder() -> None:

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.stores import SCHEMA, Stream, folder, open_store
+from orchestrator.stores import SCHEMA, Held, Stream, folder, open_store
 from orchestrator.stores.parquet import ParquetStore
 from orchestrator.stores.parts import FOOTER, check_keys, read_part
 from tests.conftest import ROOT
@@ -73,11 +73,19 @@ def test_a_part_is_named_after_its_bytes_so_that_writing_twice_is_harmless(store
     assert told(list(store.read(SPEC.fingerprint).rows.values())) == told(ROWS)
 
 
+def held_is(store: ParquetStore, stream: Stream) -> bool:
+    """Whether the light way of reading says what the whole one does."""
+    light = Held(frozenset(stream.rows), stream.damaged, stream.conflicts, stream.provenance)
+    return store.held(SPEC.fingerprint) == light
+
+
 def test_parts_are_united_and_duplicates_dropped(store: ParquetStore) -> None:
     for numbers in ([0, 1], [1, 2, 0], [3, 3]):
         store.write(SPEC, [row(number, math.nan if number == 1 else number) for number in numbers], {})
     store.write(OTHER, [replace(row(9), key=measurement_key(OTHER.fingerprint, "request 9"))], {})
     stream = store.read(SPEC.fingerprint)
+    assert held_is(store, stream)
+    assert [part["model"] for part in store.footers(SPEC.fingerprint, 2)] == ["small", "small"]
     assert sorted(stream.rows) == [f"request {number}" for number in range(4)]
     assert (stream.damaged, stream.conflicts) == ((), 0)
     assert store.fingerprints() == sorted([SPEC.fingerprint, OTHER.fingerprint])
@@ -94,7 +102,7 @@ def test_parts_that_disagree_are_counted_and_content_decides_which_counts(
     store.write(SPEC, [row(0), row(1)], {})
     store.write(SPEC, [row(0), different, row(2)], {})
     stream = store.read(SPEC.fingerprint)
-    assert (stream.conflicts, len(stream.rows)) == (1, 3)
+    assert (stream.conflicts, len(stream.rows), held_is(store, stream)) == (1, 3, True)
     kept = row(1) if different.value != 0.5 or different.text is not None else different
     assert told([stream.rows["request 1"]]) == told([kept])
 
@@ -146,7 +154,7 @@ def test_a_damaged_part_is_absent_and_named_while_others_are_read(store: Parquet
     path, content = spoil(victim, store.load(victim) or b"")
     store.save(path, content)
     stream = store.read(SPEC.fingerprint)
-    assert len(stream.damaged) == 1
+    assert (len(stream.damaged), held_is(store, stream)) == (1, True)
     assert stream.damaged[0].startswith(f"{path}: ")
     assert problem in stream.damaged[0]
     assert sorted(stream.rows)[-2:] == ["request 1", "request 2"]

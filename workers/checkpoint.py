@@ -83,9 +83,13 @@ def renderer_of(spec: ModelSpec, config: Any) -> Renderer:
     """The renderer, limited to the positions that the model can tell apart."""
     text = text_config(config)
     context = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    if context and getattr(text, "model_type", "") in ("roberta", "xlm-roberta", "camembert"):
-        context -= text.pad_token_id + 1  # their first position is pad_token_id + 1
-    return Renderer(spec, context, hook(spec, "render"))
+    return Renderer(spec, context and context - first_position(text), hook(spec, "render"))
+
+
+def first_position(text: Any) -> int:
+    """The position of a model's first token: RoBERTa and its kin begin behind their pad id."""
+    late = getattr(text, "model_type", "") in ("roberta", "xlm-roberta", "camembert")
+    return text.pad_token_id + 1 if late else 0
 
 
 def pad_id_of(config: Any, tokenizer: Any) -> int:

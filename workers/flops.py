@@ -9,6 +9,7 @@ reads costs `2 x hidden size x vocabulary` besides.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,11 @@ class Cost:
         return self.token * tokens + self.pair * pairs + self.logits * logits
 
 
+def cost(weights: int, layers: int, width: int, hidden: int, vocabulary: int) -> Cost:
+    """The formula: `weights` in matrices that a token meets, `width` of all heads of a layer together."""
+    return Cost(2 * weights, 4 * layers * width, 2 * hidden * vocabulary)
+
+
 def cost_of(model: Any) -> Cost:
     """The cost of a model of transformers, counted on its layers."""
     body = model.base_model
@@ -49,7 +55,7 @@ def cost_of(model: Any) -> Cost:
     heads, hidden = (getattr(config, name, 0) for name in ("num_attention_heads", "hidden_size"))
     size = getattr(config, "head_dim", None) or (hidden // heads if heads else 0)
     layers = getattr(config, "num_hidden_layers", 0)
-    return Cost(2 * _weights(body, config), 4 * layers * heads * size, 2 * hidden * config.vocab_size)
+    return cost(_weights(body, config), layers, heads * size, hidden, config.vocab_size)
 
 
 def peak(device: str, dtype: str) -> float | None:
@@ -59,6 +65,14 @@ def peak(device: str, dtype: str) -> float | None:
     words = device.replace("-", " ").split()
     known = [figure for name, figure in PEAKS.items() if set(name.split()) <= set(words)]
     return known[0] * 1e12 if known else None
+
+
+def mfu(facts: Mapping[str, str], seconds: float, gpus: float) -> float | None:
+    """Model FLOPs utilisation: the share of its GPUs' peak that an engine reached; None where either is unknown."""
+    most = peak(facts.get("device", ""), facts.get("dtype", ""))
+    if most is None or not facts.get("flops") or seconds <= 0:
+        return None
+    return float(facts["flops"]) / (seconds * most * max(gpus, 1))
 
 
 def _weights(body: Any, config: Any) -> int:

@@ -27,8 +27,8 @@ class Answer:
     written: tuple[int, ...] | None = None
 
 
-CHUNK_LOGITS = 2**27
-"""Logits held at a time, 512 MiB of float32: memory does not grow with vocabulary times length."""
+CHUNK_LOGITS = 2**24
+"""Logits held at a time, 64 MiB of float32: memory does not grow with vocabulary times length."""
 
 PROBE_TOKENS, PROBE_TOLERANCE = 8, 1e-2
 
@@ -64,23 +64,32 @@ class CausalLM:
         self._checked = False
 
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
-        """Hidden states of the whole batch, logits of completion tokens only and in chunks."""
+        """Hidden states of the whole batch, logits of completion tokens only and in chunks.
+
+        A token's logits stand one position before it.
+        """
+        import torch
+
         if not self._checked:
             self._check(inputs["input_ids"][:1, :PROBE_TOKENS])
         hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-        return [self._completion(hidden[index], inputs["input_ids"][index], row) for index, row in enumerate(rows)]
+        spans = [range(max(1, row.completion or 0), len(row.ids)) for row in rows]
+        index = torch.tensor([at for at, span in enumerate(spans) for _ in span], device=hidden.device)
+        places = torch.tensor([place for span in spans for place in span], device=hidden.device)
+        found = self._logprobs(hidden, inputs["input_ids"], index, places)
+        return [_summed(part) for part in found.split([len(span) for span in spans])]
 
-    def _completion(self, hidden: Any, ids: Any, row: Rendered) -> Answer:
-        """Sum, number of tokens and sum of squares; a token's logits stand one position before it."""
-        start, end = row.completion or 0, len(row.ids)
+    def _logprobs(self, hidden: Any, ids: Any, index: Any, places: Any) -> Any:
+        """Log-probabilities in float64 of the tokens at `places` of the rows `index`, both of shape [tokens]."""
+        import torch
+
         step = max(1, CHUNK_LOGITS // self.model.config.get_text_config().vocab_size)
-        total = squares = 0.0
-        for first in range(start, end, step):
-            last = min(end, first + step)
-            logits = self._logits(hidden[first - 1 : last - 1]).float()
-            chosen = (logits.gather(1, ids[first:last, None])[:, 0] - logits.logsumexp(-1)).double()
-            total, squares = total + chosen.sum().item(), squares + chosen.square().sum().item()
-        return Answer(total, {"tokens": float(end - start), "squares": squares})
+        found = []
+        for row, place in zip(index.split(step), places.split(step), strict=True):
+            logits = self._logits(hidden[row, place - 1]).float()
+            chosen = logits.gather(1, ids[row, place][:, None])[:, 0]
+            found.append((chosen - logits.logsumexp(-1)).double())
+        return torch.cat(found)
 
     def _check(self, ids: Any) -> None:
         """Our logits must be those of the model's own `forward`: an architecture may have a scaling of its own."""
@@ -98,6 +107,12 @@ class CausalLM:
         logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
         return (logits / cap).tanh() * cap if cap else logits
+
+
+def _summed(logprobs: Any) -> Answer:
+    """Sum, number of tokens and sum of squares."""
+    extra = {"tokens": float(len(logprobs)), "squares": logprobs.square().sum().item()}
+    return Answer(logprobs.sum().item(), extra)
 
 
 class Writer:

@@ -10,8 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MIN_SHARED = 16
+MIN_SHARED = 4
 """Tokens from which a shared beginning pays for gathering its keys; fewer are computed again."""
+
+KIN = 16
+"""Tokens shared beyond what all rows share from which conversations are kept in one pass."""
+
+HEADER = 64
+"""At most so many tokens that all rows share are put down to the chat template, and not to a common prompt."""
 
 Range = tuple[int, int]
 """Half-open, of a pass's tokens."""
@@ -52,14 +58,14 @@ class Packed:
         )
 
 
-def pack(rows: Sequence[Sequence[int]]) -> Packed:
-    """All rows in one pass; a row is never empty."""
+def pack(rows: Sequence[Sequence[int]], *, sharing: bool = True) -> Packed:
+    """All rows in one pass; a row is never empty. Without `sharing` every row computes all its tokens."""
     ids: list[int] = []
     positions: list[int] = []
     branches: list[Branch] = []
     before: Sequence[int] = ()
     for row in _sorted(rows):
-        shared = worth(common(before, rows[row]))
+        shared = worth(common(before, rows[row])) if sharing else 0
         new = (len(ids), len(ids) + len(rows[row]) - shared)
         kept = _first(branches[-1].path, shared) if shared else ()
         branches.append(Branch(row, (*kept, *([new] if new[0] < new[1] else [])), new))
@@ -69,7 +75,7 @@ def pack(rows: Sequence[Sequence[int]]) -> Packed:
     return Packed(tuple(ids), tuple(positions), tuple(branches))
 
 
-def passes(rows: Sequence[Sequence[int]], token_budget: int) -> list[list[int]]:
+def passes(rows: Sequence[Sequence[int]], token_budget: int, *, sharing: bool = True) -> list[list[int]]:
     """The rows of each pass, at most `token_budget` computed tokens in each, longest conversations first.
 
     Rows that share a beginning stay together where the budget allows; a single conversation above the budget has a
@@ -77,7 +83,7 @@ def passes(rows: Sequence[Sequence[int]], token_budget: int) -> list[list[int]]:
     """
     result: list[list[int]] = []
     room = 0
-    for group in _groups(rows):
+    for group in _groups(rows) if sharing else _longest_first([[row] for row in range(len(rows))], rows):
         costs = _costs(rows, group)
         if result and sum(costs) <= room:
             result[-1] += group
@@ -105,7 +111,7 @@ def distinct(rows: Sequence[Sequence[int]]) -> int:
     return sum(len(rows[row]) - common(last, rows[row]) for last, row in zip(before, order, strict=False))
 
 
-def common(one: Sequence[int], other: Sequence[int]) -> int:
+def common(one: Sequence[object], other: Sequence[object]) -> int:
     """The length of the longest common beginning, by bisection on slices."""
     low, high = 0, min(len(one), len(other))
     while low < high:
@@ -124,13 +130,19 @@ def _sorted(rows: Sequence[Sequence[int]]) -> list[int]:
 
 
 def _groups(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Rows in the order of their ids, divided where nothing worth sharing is shared; the longest groups first."""
+    """Rows in the order of their ids, divided where they share no more than all do; the longest groups first."""
+    order = _sorted(rows)
+    header = min(common(rows[order[0]], rows[order[-1]]), HEADER) if order else 0
     groups: list[list[int]] = []
-    for row in _sorted(rows):
-        if groups and worth(common(rows[groups[-1][-1]], rows[row])):
+    for row in order:
+        if groups and common(rows[groups[-1][-1]], rows[row]) - header >= KIN:
             groups[-1].append(row)
         else:
             groups.append([row])
+    return _longest_first(groups, rows)
+
+
+def _longest_first(groups: Sequence[list[int]], rows: Sequence[Sequence[int]]) -> list[list[int]]:
     return sorted(groups, key=lambda group: -max(len(rows[row]) for row in group))
 
 

@@ -61,7 +61,10 @@ class Engine(Protocol):
         """One output a request, in order."""
 
     def details(self) -> dict[str, str]:
-        """Facts for the provenance: device, kernel, dtype, and the work of the last `run`."""
+        """Facts for the provenance: device, kernel, dtype, and the work of the last `run`.
+
+        `compile_seconds` are what of loading was compilation, `ooms` how often the last `run` was out of memory.
+        """
 
     def close(self) -> None:
         """Give back all memory."""

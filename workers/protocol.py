@@ -59,6 +59,12 @@ class Request:
         """Length of all texts: the planner's stand-in for tokens."""
         return sum(len(turn.content) for turn in self.prompt) + sum(map(len, self.responses))
 
+    @cached_property
+    def utf8(self) -> int:
+        """Bytes of all texts in UTF-8: beside `characters` it tells how much of them is not written in ASCII."""
+        texts = (*(turn.content for turn in self.prompt), *self.responses)
+        return sum(len(text) if text.isascii() else len(text.encode(errors="surrogatepass")) for text in texts)
+
 
 @dataclass(frozen=True)
 class Output:
@@ -228,7 +234,9 @@ class Shard:
 class ShardReport:
     """What travels back from a scored shard: counts and seconds, never scores.
 
-    `unscored` are requests that have no score, each with the reason.
+    `unscored` are requests that have no score, each with the reason. `ooms` counts passes that did not fit into memory,
+    `flops` what the passes cost, `peak` is the FLOP/s that one device can reach (0: not known), `written` counts tokens
+    that an endpoint wrote.
     """
 
     rows: int
@@ -236,6 +244,10 @@ class ShardReport:
     seconds: float
     truncated: int
     unscored: tuple[tuple[Request, str], ...] = ()
+    ooms: int = 0
+    flops: int = 0
+    peak: float = 0.0
+    written: int = 0
 
 
 def token_hash(ids: Sequence[int]) -> str:

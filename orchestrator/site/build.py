@@ -9,10 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orchestrator import insights, metrics, records, zoo
+from orchestrator import cluster, insights, metrics, records, zoo
 from orchestrator.benchmarks import Example, Judged, Rule
 from orchestrator.compare import comparisons, disagreements
 from orchestrator.config import Settings, named_folder
+from orchestrator.cost import Gpu
 from orchestrator.leaderboards import Scored, board, existing_store, scored, selected_benchmarks
 from orchestrator.paths import slug
 from orchestrator.plan import needs_of
@@ -20,7 +21,9 @@ from orchestrator.progress import say
 from orchestrator.records import Run
 from orchestrator.reducer import Entry, Leaderboard, judge, score_rows
 from orchestrator.site import Links, page, render
+from orchestrator.spent import spent
 from orchestrator.stores import Store, Stream
+from orchestrator.tables import amount, percent
 from workers.protocol import Measurement, Model, ModelSpec
 
 SCRIPT = (Path(__file__).parent / "site.js").read_text(encoding="utf-8")
@@ -40,6 +43,7 @@ class Section:
     board: Leaderboard
     judged: Mapping[str, Sequence[Judged]]
     stream: Callable[[str], Stream]
+    devices: Mapping[str, Gpu]
 
     def read(self, fingerprint: str) -> Mapping[str, Measurement]:
         """The measurements of a fingerprint."""
@@ -70,7 +74,8 @@ def _section(store: Store, settings: Settings, name: str) -> Section:
     judged = known.judged(
         [entry.name for entry in made.entries if entry.complete], lambda fingerprint: stream(fingerprint).rows
     )
-    return Section(name, known.benchmark.rule(settings.rule), known, made, judged, stream)
+    devices = cluster.priced(settings.dollars)
+    return Section(name, known.benchmark.rule(settings.rule), known, made, judged, stream, devices)
 
 
 def _pages(sections: Sequence[Section], runs: Sequence[Run], sizes: Mapping[str, float]) -> Iterator[tuple[str, str]]:
@@ -148,7 +153,7 @@ def _model_page(made: Section, entry: Entry, nav: Links, runs: Sequence[Run], si
         size=sizes.get(entry.name),
         sections=made.rule.sections,
         provenance=[
-            _provenance(spec) | measured(made.stream(spec.fingerprint), spec)
+            _provenance(spec) | measured(made.stream(spec.fingerprint), made.devices)
             for spec in (model.streams if model else ())
         ],
         history=list(_history(made, entry.name, runs)),
@@ -166,18 +171,19 @@ def _provenance(spec: ModelSpec) -> dict[str, str]:
     return {name: str(value) for name, value in shown.items() if value not in (None, "", {}, (), [])}
 
 
-def measured(stream: Stream, spec: ModelSpec) -> dict[str, str]:
+def measured(stream: Stream, devices: Mapping[str, Gpu]) -> dict[str, str]:
     """What the parts of a stream say: where and with what they were computed, tokens, hours of GPUs with loading."""
     parts = stream.provenance
     said = {name: sorted({part[name] for part in parts if part.get(name)}) for name in SAID}
-    compute = sum(float(part.get("compute_seconds", 0)) for part in parts)
-    loads = {(part.get("run"), part.get("load_seconds")) for part in parts}
-    seconds = compute + sum(float(load or 0) for _, load in loads)
-    tokens = sum(int(part.get("tokens", 0)) for part in parts)
-    work = f"{tokens:,} tokens in {compute:,.1f} s, {seconds:,.1f} s with loading"
-    on_gpu = spec.gpus and any(device not in ("cpu", "none") for device in said["device"])
-    hours = {"GPU-hours": f"{seconds * spec.gpus / 3600:,.3f}"} if on_gpu else {}
-    return {f"measured: {name}": ", ".join(values) for name, values in said.items() if values} | {"work": work, **hours}
+    took = spent(parts, devices)
+    work = f"{took.tokens:,} tokens in {took.compute_seconds:,.1f} s, {took.seconds:,.1f} s with loading"
+    told = {
+        "GPU-hours": amount(took.gpu_hours, 3) if took.gpu_hours else "",
+        "dollars": amount(took.dollars, 2) if took.gpu_hours else "",
+        "MFU": "" if took.mfu is None else f"{percent(took.mfu)}%",
+    }
+    facts = {f"measured: {name}": ", ".join(values) for name, values in said.items() if values} | {"work": work}
+    return facts | {name: value for name, value in told.items() if value}
 
 
 SAID = ("device", "attention", "architecture", "parameters", "commit", "rewardsweep")

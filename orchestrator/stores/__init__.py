@@ -36,6 +36,17 @@ class Stream:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a plan has to know of a fingerprint: the digests of its requests; the rest as in `Stream`."""
+
+    requests: frozenset[str] = frozenset()
+    damaged: tuple[str, ...] = ()
+    conflicts: int = 0
+    provenance: tuple[Mapping[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Store(Protocol):
     """The contract above, as a protocol."""
 
@@ -55,6 +66,12 @@ class Store(Protocol):
 
     def index(self, fingerprint: str) -> bool:
         """Gather a fingerprint's parts for the next reader, where that is worth it; whether it was."""
+
+    def held(self, fingerprint: str) -> Held:
+        """The requests of a fingerprint's sound rows, without the rows."""
+
+    def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
+        """Provenance of its sound parts, at most so many."""
 
     def fingerprints(self) -> list[str]:
         """Every fingerprint that has a part."""

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from orchestrator.stores import SCHEMA, Stream
+from orchestrator.stores import SCHEMA, Held, Stream
 from orchestrator.stores.files import LOCK, Entry, Files, open_files
-from orchestrator.stores.parts import Part, merge, name_of, parsed, superseded, to_bytes, united
+from orchestrator.stores.parts import Part, gathered, merge, name_of, parsed, superseded, to_bytes, united
 from workers.errors import StoreError, first_line
 from workers.protocol import Measurement, ModelSpec
 
@@ -122,6 +122,21 @@ class ParquetStore:
         """The union of all sound parts."""
         found = self.contents(fingerprint)
         return united(found.parts.values(), found.damaged, found.notes)
+
+    def held(self, fingerprint: str) -> Held:
+        """The requests of all sound parts."""
+        found = self.contents(fingerprint)
+        return gathered(found.parts.values(), found.damaged, found.notes)
+
+    def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
+        """Of the first sound parts, and of those that went into them; read until there are enough."""
+        found: dict[str, Mapping[str, str]] = {}
+        for name, entry in sorted(self.parts(fingerprint).items()):
+            if len(found) >= most:
+                break
+            for part in self.load_parts(fingerprint, {name: entry.path}).values():
+                found.update({source: told for source, told in part.merged.items() if told})
+        return list(found.values())[:most]
 
     def contents(self, fingerprint: str, *, indexed: bool = True) -> Contents:
         """All sound parts, the index in place of those that it stands for; without `indexed`, every one itself.

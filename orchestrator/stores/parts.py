@@ -12,14 +12,16 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cached_property
+from itertools import chain
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.stores import SCHEMA, Stream
+from orchestrator.stores import SCHEMA, Held, Stream
 from workers.errors import StoreError
 from workers.protocol import Measurement, measurement_key
 
@@ -44,7 +46,7 @@ MERGED = b"rewardsweep-merged"
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of a part whose bytes are sound, and its footer.
+    """The columns of a part whose bytes are sound, and its footer.
 
     `merged` names every part that is in this one, with its provenance; of a part that was merged itself that is empty,
     since those that are in it have theirs. A part that no others went into has itself there. `stamps` and `since` are
@@ -54,10 +56,20 @@ class Part:
 
     fingerprint: str
     identity: Mapping[str, Any]
-    rows: Sequence[Measurement]
+    table: pa.Table
     merged: Mapping[str, Mapping[str, str]]
     stamps: Mapping[str, str] = field(default_factory=dict)
     since: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def rows(self) -> list[Measurement]:
+        """The rows; making them takes far longer than reading the columns."""
+        return _measurements(self.table)
+
+    @property
+    def requests(self) -> list[str]:
+        """The digests of the rows' requests, without the rows."""
+        return cast(list[str], self.table.column("request").to_pylist())
 
 
 def name_of(path: str) -> str:
@@ -93,6 +105,20 @@ def read_part(content: bytes, path: str) -> tuple[list[Measurement], dict[str, A
 
     Raises `StoreError` with the path and what is wrong.
     """
+    table, footer = _read(content, path)
+    return _measurements(table), footer
+
+
+def parsed(content: bytes, path: str, fingerprint: str) -> Part:
+    """`read_part` as a `Part`; it must be of that fingerprint."""
+    table, footer = _read(content, path)
+    if footer["fingerprint"] != fingerprint:
+        raise StoreError(f"{path}: belongs to another model ({footer['fingerprint']})")
+    merged = footer.get("merged", {name_of(path): footer["provenance"]})
+    return Part(fingerprint, footer["identity"], table, merged, footer.get("stamps", {}), footer.get("since", {}))
+
+
+def _read(content: bytes, path: str) -> tuple[pa.Table, dict[str, Any]]:
     if hashlib.sha256(content).hexdigest() != name_of(path):
         raise StoreError(f"{path}: damaged (its bytes no longer match its name)")
     try:
@@ -105,18 +131,13 @@ def read_part(content: bytes, path: str) -> tuple[list[Measurement], dict[str, A
         raise StoreError(f"{path}: not a part of a rewardsweep store ({type(error).__name__})") from error
     if not table.schema.equals(COLUMNS, check_metadata=False):
         raise StoreError(f"{path}: unknown columns (schema {footer.get('schema')}, this rewardsweep reads {SCHEMA})")
+    return table, footer
+
+
+def _measurements(table: pa.Table) -> list[Measurement]:
     columns = [table.column(name).to_pylist() for name in COLUMNS.names]
     columns[-1] = [dict(extra) for extra in columns[-1]]
-    return [Measurement(*values) for values in zip(*columns, strict=True)], footer
-
-
-def parsed(content: bytes, path: str, fingerprint: str) -> Part:
-    """`read_part` as a `Part`; it must be of that fingerprint."""
-    rows, footer = read_part(content, path)
-    if footer["fingerprint"] != fingerprint:
-        raise StoreError(f"{path}: belongs to another model ({footer['fingerprint']})")
-    merged = footer.get("merged", {name_of(path): footer["provenance"]})
-    return Part(fingerprint, footer["identity"], rows, merged, footer.get("stamps", {}), footer.get("since", {}))
+    return [Measurement(*values) for values in zip(*columns, strict=True)]
 
 
 def superseded(parts: Mapping[str, Part]) -> set[str]:
@@ -142,8 +163,21 @@ def united(parts: Iterable[Part], damaged: Sequence[str], notes: Sequence[str]) 
                 rows[row.request] = min(first, row, key=_order)
                 if not _agree(first, row):
                     conflicts.add(row.request)
-    told = tuple(provenance[name] for name in sorted(provenance) if provenance[name])
-    return Stream(rows, tuple(damaged), len(conflicts), told, tuple(notes))
+    return Stream(rows, tuple(damaged), len(conflicts), _told(provenance), tuple(notes))
+
+
+def gathered(parts: Collection[Part], damaged: Sequence[str], notes: Sequence[str]) -> Held:
+    """`united` without the rows; whether parts disagree is looked up only where they have rows in common."""
+    lists = [part.requests for part in parts]
+    requests = frozenset(chain.from_iterable(lists))
+    conflicts = united(parts, (), ()).conflicts if len(requests) < sum(map(len, lists)) else 0
+    provenance = {name: told for part in parts for name, told in part.merged.items()}
+    return Held(requests, tuple(damaged), conflicts, _told(provenance), tuple(notes))
+
+
+def _told(provenance: Mapping[str, Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:
+    """By the order of the parts' names; a merged part has none of its own."""
+    return tuple(provenance[name] for name in sorted(provenance) if provenance[name])
 
 
 def check_keys(rows: Sequence[Measurement], fingerprint: str) -> int:

@@ -137,10 +137,10 @@ class OpenAIEngine:
         )
 
     def _said(self, error: object) -> str:
-        """The first line of an answer, shortened, without the key."""
+        """The first line of an answer, without the key, then shortened: a cut key would not be found."""
         text = str(getattr(error, "message", error)).strip()
-        line = (text.splitlines() or [type(error).__name__])[0][:REASON_CHARACTERS]
-        return line.replace(self._key, "***") if self._key else line
+        line = (text.splitlines() or [type(error).__name__])[0]
+        return (line.replace(self._key, "***") if self._key else line)[:REASON_CHARACTERS]
 
     def details(self) -> dict[str, str]:
         """The address, and the names under which the endpoint has answered."""

@@ -32,8 +32,9 @@ PACKAGES = ("torch", "transformers", "tokenizers")
 NEEDS_WEIGHTS = True
 KINDS: tuple[Kind, ...] = ("reward", "preference", "logprob", "generate")
 
-CPU_TOKENS, GPU_TOKENS, GPU_MOST_TOKENS = 4096, 8192, 32768
-"""Tokens in a forward pass: on a CPU, on a GPU at first, and there at most once memory was measured."""
+CPU_TOKENS, GPU_TOKENS, GPU_MOST_TOKENS = 2048, 8192, 32768
+"""Tokens in a forward pass: on a CPU, whose caches larger ones leave; on a GPU at first; there at most, once memory was
+measured."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -73,14 +74,14 @@ class TransformersEngine:
             (None, f"attention: {spec.attention}") if spec.attention else packed.pack_body(self._head.model, spec.dtype)
         )
         if body is not None:
-            return body, "packed"
+            return body, "packed" if body.way.sharing else "packed (it looks ahead: nothing is shared)"
         return None, f"{'alone' if self._device.type == 'cpu' and not spec.token_budget else 'padded'} ({reason})"
 
     def run(self, requests: Sequence[Request]) -> list[Output | Unscored]:
         """One output a request, in order; `Unscored` for a conversation that does not fit into memory alone."""
         rendered = self._renderer.render(requests)
         answers: dict[int, Answer | Unscored] = {}
-        self._work = {"computed_tokens": 0, "flops": 0, "distinct_tokens": packing.distinct([r.ids for r in rendered])}
+        self._work = {"computed_tokens": 0, "flops": 0, "ooms": 0, "distinct_tokens": self._distinct(rendered)}
         todo = self._batches(rendered, range(len(rendered)))
         while todo:
             batch = todo.pop(0)
@@ -96,11 +97,17 @@ class TransformersEngine:
                 answers[batch[0]] = Unscored(reason)
         return [self._output(row, answers[position]) for position, row in enumerate(rendered)]
 
+    def _distinct(self, rendered: Sequence[Rendered]) -> int:
+        """Tokens that have to be computed at least: of a model that looks ahead all of them."""
+        rows = [row.ids for row in rendered]
+        ahead = self._body is not None and not self._body.way.sharing
+        return sum(map(len, rows)) if ahead else packing.distinct(rows)
+
     def _batches(self, rendered: Sequence[Rendered], positions: Sequence[int]) -> list[list[int]]:
         """Positions that share a forward pass."""
         rows = [rendered[position].ids for position in positions]
         if self._body is not None:
-            found = packing.passes(rows, self._budget.tokens)
+            found = packing.passes(rows, self._budget.tokens, sharing=self._body.way.sharing)
         else:
             alone = self._batching.startswith("alone")
             found = batches([len(row) for row in rows], 1 if alone else self._budget.tokens)
@@ -125,6 +132,7 @@ class TransformersEngine:
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError) and not any(said in str(error).lower() for said in OUT_OF_MEMORY):
                 raise
+        self._work["ooms"] += 1
         gc.collect()
         if cuda:
             torch.cuda.empty_cache()
@@ -133,7 +141,7 @@ class TransformersEngine:
     def _answers(self, rows: Sequence[Rendered]) -> tuple[list[Answer], int]:
         """The values of one batch, and the tokens that were computed for it."""
         if self._body is not None:
-            plan = packing.pack([row.ids for row in rows])
+            plan = packing.pack([row.ids for row in rows], sharing=self._body.way.sharing)
             try:
                 with self._body.holding(plan):
                     answers = self._head.read(rows, self._inputs(rows))

@@ -116,15 +116,17 @@ class VllmEngine:
         return outputs
 
     def details(self) -> dict[str, str]:
-        """Device, dtype and architecture."""
+        """Device, dtype and architecture; what of loading was compilation."""
         import torch
 
         model = self._llm.llm_engine.model_config
+        compiled = self._llm.llm_engine.vllm_config.compilation_config.compilation_time
         return {
             "device": torch.cuda.get_device_name() if self._spec.gpus and torch.cuda.is_available() else "cpu",
             "dtype": str(model.dtype).removeprefix("torch."),
             "architecture": str(model.architecture),
             "tensor_parallel": str(max(1, self._spec.gpus)),
+            "compile_seconds": f"{compiled:.3f}",
         }
 
     def close(self) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.plan import Plan, StreamPlan
-from workers.protocol import Measurement
+from workers.protocol import Measurement, ModelSpec
 
 MILLION = 1e6
 
 
 @dataclass(frozen=True)
-class Cost:
+class Bill:
     """The tokens that a run paid for at one endpoint; `dollars` is None where the model's file has no prices."""
 
     model: str
@@ -36,18 +37,22 @@ def owed_to_endpoints(plan: Plan) -> list[StreamPlan]:
     return [stream for stream in plan.streams.values() if stream.owed and stream.spec.endpoint]
 
 
-def cost(stream: StreamPlan, rows: Mapping[str, Measurement]) -> Cost:
+def bill(stream: StreamPlan, rows: Mapping[str, Measurement]) -> Bill:
     """What the answers cost that were owed and are there now; `rows` by request digest."""
-    found = [rows[request.digest] for request in stream.owed if request.digest in rows]
-    asked = sum(row.num_tokens for row in found)
-    written = int(sum(row.extra.get("completion_tokens", 0.0) for row in found))
-    refused = sum("refused" in row.extra for row in found)
-    prices = [stream.spec.endpoint.get(name) for name in ("input_price", "output_price")]
-    return Cost(stream.spec.name, len(found), refused, asked, written, _dollars(prices, (asked, written)))
+    return charge(stream.spec, [rows[request.digest] for request in stream.owed if request.digest in rows])
 
 
-def _dollars(prices: Sequence[float | None], tokens: Sequence[int]) -> float | None:
-    """Prices are dollars per million tokens."""
+def charge(spec: ModelSpec, rows: Collection[Measurement]) -> Bill:
+    """What answers of an endpoint cost, at the prices of the model's file."""
+    asked = sum(row.num_tokens for row in rows)
+    written = int(sum(row.extra.get("completion_tokens", 0.0) for row in rows))
+    refused = sum("refused" in row.extra for row in rows)
+    return Bill(spec.name, len(rows), refused, asked, written, dollars(spec.endpoint, asked, written))
+
+
+def dollars(endpoint: Mapping[str, Any], asked: int, written: int) -> float | None:
+    """What tokens cost at an endpoint, whose prices are dollars per million; None where it has none."""
+    prices = [endpoint.get(name) for name in ("input_price", "output_price")]
     if any(price is None for price in prices):
         return None
-    return sum((price or 0.0) * count / MILLION for price, count in zip(prices, tokens, strict=True))
+    return sum((price or 0.0) * count / MILLION for price, count in zip(prices, (asked, written), strict=True))
