@@ -18,7 +18,7 @@ from orchestrator.cost import CPU
 from orchestrator.driver import Pool
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
-from orchestrator.outlook import as_a_whole, compared, outlook
+from orchestrator.outlook import compared, outlook, told
 from orchestrator.paths import CONF_DIR
 from orchestrator.pin import check_entry, cuda_here, pin_model
 from orchestrator.placing import Prediction
@@ -126,7 +126,13 @@ def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
     """What the store has of each of the models' streams; damage is said aloud."""
     fingerprints = {spec.fingerprint for model in models for spec in model.streams}
     held = {fingerprint: store.held(fingerprint) for fingerprint in sorted(fingerprints)}
-    _report_damage(held.values())
+    for one in held.values():
+        for problem in one.damaged:
+            say(f"warning: {problem}; its rows count as absent and are scored again")
+        for note in one.notes:
+            say(f"warning: {note}")
+        if one.conflicts:
+            say(f"warning: {one.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
     return held
 
 
@@ -181,14 +187,6 @@ def uses_cuda(settings: Settings) -> bool:
     return cuda_here()
 
 
-def _report_damage(streams: Iterable[Held]) -> None:
-    for stream in streams:
-        for problem in stream.damaged:
-            say(f"warning: {problem}; its rows count as absent and are scored again")
-        if stream.conflicts:
-            say(f"warning: {stream.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
-
-
 def _nothing_owed(todo: Plan) -> Outcome:
     say_nothing_owed(todo)
     return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0, 0), ())
@@ -201,7 +199,7 @@ def say_nothing_owed(todo: Plan) -> None:
 
 @contextmanager
 def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterator[Pool | None]:
-    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens.
+    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens. Indexes follow.
 
     Meanwhile SIGTERM stops the sweep as Ctrl-C does, and what Ray prints goes to standard error.
     """
@@ -215,6 +213,9 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
+    for fingerprint, owed in requests.items():
+        if owed:
+            store.index(fingerprint)
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:
@@ -274,10 +275,8 @@ def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
 
 def _report_prediction(settings: Settings, store: Store, run: Run) -> None:
     """What the run's models took, against what its plan expected."""
-    for line in compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)):
-        say(str(line))
-    if whole := as_a_whole(run):
-        say(whole)
+    for line in told(compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)), run):
+        say(line)
 
 
 def _stopped(settings: Settings, outcome: Outcome) -> int:
