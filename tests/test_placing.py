@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import placing
+from orchestrator import cluster, placing
 from orchestrator.architecture import Architecture, typical
 from orchestrator.benchmarks import Example
 from orchestrator.cluster import of_ray, priced
@@ -63,6 +65,7 @@ fleets = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(entries, fleets)
 def test_every_model_is_placed_or_impossible_with_a_reason(
     sizes: Mapping[str, tuple[float, str, str]], fleet: list[Offer]
@@ -116,6 +119,17 @@ def test_a_ray_cluster_is_read_from_its_resources() -> None:
     assert of_ray({"A100": 2.0}, 16, 96) == (Offer("A100-40G", 16, 8), Offer(CPU, 96, 1))
     assert of_ray({"L4": 1.0, "V100": 1.0}, 4, 8) == (Offer("L4-24G", 4, 4), Offer(CPU, 8, 1))
     assert of_ray({}, 0, 4) == (Offer(CPU, 4, 1),)
+
+
+def test_the_gpus_of_this_machine_are_read_from_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at, name in enumerate(["NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB", "Voodoo 2"]):
+        (tmp_path / str(at)).mkdir()
+        (tmp_path / str(at) / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 42\n")
+    monkeypatch.setattr(cluster, "NVIDIA", tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert cluster.of_this_machine(True, None) == (Offer("A100-80G", 2, 2), Offer(CPU, 12, 1))
+    assert cluster.of_this_machine(True, 1) == (Offer("A100-80G", 1, 1), Offer(CPU, 1, 1))
+    assert cluster.of_this_machine(False, None) == (Offer(CPU, 12, 1),)
 
 
 FOOTER = {"run": "r", "load_seconds": "90", "compute_seconds": "30", "tokens": "10", "device": "NVIDIA H200"}
