@@ -3,20 +3,24 @@
     python -m bench.overhead                                   # 2,000 shards of 0.5 s on 16 GPUs
     python -m bench.overhead --shards 100000 --seconds 0.05    # the soak: is the driver's share of CPU and memory flat?
 
-Everything but the engine is what a sweep runs: scheduler, Ray, store, event log, progress. The cluster is up, with an
-empty process a GPU as Ray keeps them. *Busy* is the time in the engine; the makespan is counted from the first command,
-and from the first worker that is ready: in between this machine's few CPUs import what all workers need.
+Everything but the engine is what a sweep runs: scheduler, Ray, store, event log, progress. The cluster is up, with a
+process in waiting for every GPU: Ray keeps as many as a machine has cores, and the machine that is played here has one
+for each GPU (`--cold`: as many as there really are). *Busy* is the time in the engine; the makespan is counted from the
+first command, and from the first worker that is ready: in between the few CPUs import what all workers need.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from unittest.mock import patch
 
 from orchestrator import watch
 from orchestrator.config import Settings
@@ -36,6 +40,7 @@ MODELS = 16
 ROWS = 4
 LOAD_SECONDS = 1.0
 REPORTS = 20
+WAIT_SECONDS, CALM_SECONDS = 60.0, 3.0
 
 
 @dataclass
@@ -90,9 +95,28 @@ def _resident() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
-def _warm() -> None:
-    """Keep a process for so long that every GPU gets one."""
-    time.sleep(5)
+def _start(gpus: int, cold: bool) -> None:
+    """A cluster of this machine with so many logical GPUs."""
+    cores = os.cpu_count() or 1
+    with patch("multiprocessing.cpu_count", return_value=cores if cold else gpus):  # Ray's count of processes to start
+        ray.init("local", num_gpus=gpus, num_cpus=gpus, include_dashboard=False, log_to_driver=False)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while len(_waiting(os.getpid())) < min(gpus, cores if cold else gpus) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(CALM_SECONDS)
+    print(
+        f"{len(_waiting(os.getpid()))} processes in waiting, load of this machine {os.getloadavg()[0]:.1f}", flush=True
+    )
+
+
+def _waiting(parent: int) -> list[int]:
+    """Descendants of a process that are workers of Ray without anything to do."""
+    found = []
+    for child in map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()):
+        with suppress(OSError):
+            idle = Path(f"/proc/{child}/cmdline").read_text().startswith("ray::IDLE")
+            found += [child] if idle else _waiting(child)
+    return found
 
 
 def plan(shards: int, seconds: float) -> Plan:
@@ -132,20 +156,20 @@ def main() -> int:
     words.add_argument("--gpus", type=int, default=16)
     words.add_argument("--shards", type=int, default=2000)
     words.add_argument("--seconds", type=float, default=0.5)
+    words.add_argument("--cold", action="store_true", help="as many processes in waiting as this machine has cores")
     asked = words.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        measure(asked.gpus, asked.shards, asked.seconds, folder)
+        measure(asked.gpus, asked.shards, asked.seconds, folder, asked.cold)
     return 0
 
 
-def measure(gpus: int, shards: int, seconds: float, folder: str) -> float:
+def measure(gpus: int, shards: int, seconds: float, folder: str, cold: bool = False) -> float:
     """The busy share of all GPUs between the first shard and the last."""
     store = open_store(f"{folder}/store", {"run": "bench"})
     store.prepare()
     todo = plan(shards, seconds)
     settings = Settings("run", {}, None, {}, None, store.uri, "text", "ray", "", None, "cuda", ROWS, "text")
-    ray.init("local", num_gpus=gpus, num_cpus=gpus, include_dashboard=False, log_to_driver=False)
-    ray.get([ray.remote(_warm).remote() for _ in range(gpus)])
+    _start(gpus, cold)
     pool = RayPool(store.write, {name: stream.owed for name, stream in todo.streams.items()}, "", None)
     meter = Metered(pool, shards)
     began, cpu = time.perf_counter(), time.process_time()

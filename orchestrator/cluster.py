@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cost import CPU, GPUS, Gpu, Offer, gpu_of
+from orchestrator.events import Node
 from workers import plugins
 from workers.errors import InputError
 
@@ -71,23 +72,24 @@ def of_this_machine(cuda: bool, workers: int | None) -> tuple[Offer, ...]:
     return (*(Offer(kind, min(count, most), min(count, most)) for kind, count in kinds.items()), slots)
 
 
-def of_ray(labels: Mapping[str, float], gpus: int, cpus: int) -> tuple[Offer, ...]:
-    """From a Ray cluster's resources: `accelerator_type:X` counts nodes, among which the GPUs are spread evenly.
+def of_nodes(nodes: Iterable[Node]) -> tuple[Offer, ...]:
+    """What machines offer to the planner, which leaves out kinds that it has no figures of."""
+    alike = Counter((node.kind, node.gpus) for node in nodes if node.gpus and node.kind in GPUS)
+    found = [Offer(kind, gpus * count, gpus) for (kind, gpus), count in sorted(alike.items())]
+    return (*found, Offer(CPU, max(1, sum(node.cpus for node in nodes)), 1))
 
-    Ray's label does not tell an A100's memory; the smaller kind is taken, and what fits there fits.
+
+def told_by_ray(names: Iterable[str]) -> tuple[str, str]:
+    """The kind behind the names that Ray has for a machine's GPUs, and the name that tells it; empty where none does.
+
+    `A100-80G` says more than `A100`, which is of either memory: the smaller is taken, and what fits there fits. A name
+    that is not known stands for a kind of its own.
     """
-    nodes = {
-        gpu.name: int(count)
-        for label, count in labels.items()
-        if (gpu := min((one for one in GPUS.values() if one.ray and label == one.ray), key=_memory, default=None))
-    }
-    each = gpus // max(1, sum(nodes.values()))
-    found = [Offer(kind, count * each, each) for kind, count in nodes.items() if each]
-    return (*found, Offer(CPU, max(1, cpus), 1))
-
-
-def _memory(gpu: Gpu) -> int:
-    return gpu.memory
+    known: dict[str, str] = {}
+    for gpu in sorted(map(GPUS.__getitem__, _kinds()), key=lambda gpu: -gpu.memory):
+        known[gpu.ray] = known[gpu.name] = gpu.name
+    asked = sorted(names, key=lambda name: (name not in GPUS, name not in known, name))
+    return (known.get(asked[0], asked[0]), asked[0]) if asked else ("", "")
 
 
 def _kinds() -> list[str]:

@@ -18,7 +18,8 @@ class Limits:
 
     `max_attempts` for a shard and for a load; `max_strikes` ends in a row, without a shard scored, end the model;
     beyond `max_quarantined` rows of a model its shards fail uncut. No shard is begun after `deadline` seconds. Where
-    nothing can run, and the cluster grows or has lost nodes, `patience` seconds are waited for one.
+    nothing can run, and the cluster grows or has lost nodes, `patience` seconds are waited for one. A model whose files
+    could not be had is loaded again after `back_off` seconds, and after four times as long each further time.
     """
 
     max_attempts: int = 3
@@ -26,6 +27,7 @@ class Limits:
     max_quarantined: int = 32
     deadline: float = inf
     patience: float = 600.0
+    back_off: float = 15.0
 
 
 def strike(stream: StreamState, number: int, worker: WorkerState, started: int, limits: Limits) -> bool:
@@ -41,6 +43,11 @@ def strike(stream: StreamState, number: int, worker: WorkerState, started: int, 
         return stream.strikes >= limits.max_strikes
     stream.loads += counts
     return not stream.crew and stream.loads >= limits.max_attempts
+
+
+def back_off(stream: StreamState, now: float, limits: Limits) -> None:
+    """Start no worker of a model for a while, the longer the more loads have failed in a row."""
+    stream.resting = now + limits.back_off * 4 ** max(0, stream.loads - 1)
 
 
 def suspect(stream: StreamState, piece: Piece, reason: str, cut: bool, limits: Limits) -> None:

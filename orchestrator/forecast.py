@@ -5,7 +5,8 @@ given end the longest work comes first: a worker goes where what is left of its 
 devices, which do what they can. The earliest end that leaves nothing over is the forecast. It is held against a lower
 bound that no schedule can beat.
 
-A model on a fraction of a GPU is planned as the whole GPU for that fraction of the time, which is the same to the GPU.
+A model on a fraction of a GPU is planned as the whole GPU for that fraction of the time, which is the same to the GPU;
+no end is promised before the bound, which knows that the model itself takes the whole time.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
+from orchestrator.bound import lower_bound, node_sizes
 from orchestrator.cost import Offer, Placement
 
 STEPS = 40
@@ -91,7 +91,7 @@ def forecast(streams: Mapping[str, Sequence[Placement]], offers: Sequence[Offer]
     fitting = {name: [one for one in found if _has_room(one, offers)] for name, found in streams.items()}
     impossible = tuple(name for name, found in fitting.items() if not found)
     todo = {name: [_whole(one) for one in found] for name, found in fitting.items() if found}
-    least = bound(todo, offers)
+    least = lower_bound([fitting[name] for name in todo], offers)
     if not least:
         return Forecast({name: () for name in todo}, 0.0, 0.0, impossible)
     low, high = least, least * (1 + PRECISION)
@@ -107,61 +107,7 @@ def forecast(streams: Mapping[str, Sequence[Placement]], offers: Sequence[Offer]
     for share in sorted(best, key=lambda share: (share.start, share.end)):
         original = fitting[share.stream][todo[share.stream].index(share.placement)]
         shares[share.stream] = (*shares.get(share.stream, ()), replace(share, placement=original))
-    return Forecast(shares, max(share.end for share in best), least, impossible)
-
-
-def bound(streams: Mapping[str, Sequence[Placement]], offers: Sequence[Offer]) -> float:
-    """Seconds that no schedule can beat: the total work over the capacity, or a stream's longest unavoidable chain.
-
-    The chain is a load and the longest shard. A worker that ends by T has done at most T - load seconds of work, so W
-    seconds of it need W / (T - load) workers, each of which loads; the bound is the least T for which a linear
-    programme, free to divide every stream over kinds of devices, finds capacity for that.
-    """
-    if not streams:
-        return 0.0
-    low = max(min(map(_chain, found)) for found in streams.values())
-    if low <= 0 or _possible(streams, offers, low):
-        return low
-    high = 2 * low
-    while not _possible(streams, offers, high):
-        low, high = high, 2 * high
-    for _ in range(STEPS):
-        if high - low <= PRECISION / 10 * high:
-            break
-        middle = (low + high) / 2
-        low, high = (low, middle) if _possible(streams, offers, middle) else (middle, high)
-    return low
-
-
-def _possible(streams: Mapping[str, Sequence[Placement]], offers: Sequence[Offer], end: float) -> bool:
-    """Whether the capacity until `end` is enough for all work."""
-    from scipy.optimize import linprog  # a third of a second, which no other verb should pay
-
-    kinds = list(dict.fromkeys(offer.kind for offer in offers))
-    capacity = {kind: sum(offer.count for offer in offers if offer.kind == kind) * end for kind in kinds}
-    columns = [
-        (row, kinds.index(one.kind), _device_seconds(one, end) / capacity[one.kind])
-        for row, found in enumerate(streams.values())
-        for one in found
-        if _chain(one) <= end
-    ]
-    if len({row for row, _, _ in columns}) < len(streams):
-        return False
-    used, whole = np.zeros((len(kinds), len(columns) + 1)), np.zeros((len(streams), len(columns) + 1))
-    for at, (row, kind, share) in enumerate(columns):
-        used[kind, at], whole[row, at] = share, 1.0
-    used[:, -1] = -1.0
-    busiest = np.zeros(len(columns) + 1)
-    busiest[-1] = 1.0
-    found = linprog(busiest, A_ub=used, b_ub=np.zeros(len(kinds)), A_eq=whole, b_eq=np.ones(len(streams)))
-    return bool(found.status == 0 and found.fun <= 1 + NOTHING)
-
-
-def _device_seconds(placement: Placement, end: float) -> float:
-    """That all work of a stream takes at least where every worker ends by `end`."""
-    work = sum(placement.shard_seconds)
-    workers = max(1.0, work / (end - placement.load_seconds)) if work else 1.0
-    return placement.width * (work + workers * placement.load_seconds)
+    return Forecast(shares, max(least, *(share.end for share in best)), least, impossible)
 
 
 def _chain(placement: Placement) -> float:
@@ -179,19 +125,12 @@ def _whole(placement: Placement) -> Placement:
 def _has_room(placement: Placement, offers: Sequence[Offer]) -> bool:
     """Whether the cluster is large enough for one worker."""
     each = math.ceil(placement.width / placement.nodes)
-    nodes = sum(sum(size >= each for size in _node_sizes(offer)) for offer in offers if offer.kind == placement.kind)
-    return nodes >= placement.nodes
-
-
-def _node_sizes(offer: Offer) -> Iterator[int]:
-    """Devices of each node of an offer; the last may have fewer."""
-    for start in range(0, offer.count, offer.node):
-        yield min(offer.node, offer.count - start)
+    return sum(kind == placement.kind and size >= each for kind, size in node_sizes(offers)) >= placement.nodes
 
 
 def _filled(streams: Mapping[str, Sequence[Placement]], offers: Sequence[Offer], end: float) -> list[Share] | None:
     """Workers that do everything by `end`, those on several nodes and the longest work first; None without room."""
-    nodes = [_Node(offer.kind, [0.0] * size) for offer in offers for size in _node_sizes(offer)]
+    nodes = [_Node(kind, [0.0] * size) for kind, size in node_sizes(offers)]
     sizes = {name: (min(one.width for one in found), _work(found)) for name, found in streams.items()}
     shares: list[Share] = []
     for name in sorted(streams, key=lambda name: (-sizes[name][0], -sizes[name][1], name)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,8 +45,8 @@ class LocalPool:
     def perform(self, command: Command | Fetch | Want) -> None:
         """Queue the command; `Start` and `Stop` act at once. Nothing is lost here or grows: no checks, no wants."""
         match command:
-            case Start(number, spec):
-                self._workers[number] = Worker(spec, self._sink)
+            case Start(number, spec, placement):
+                self._workers[number] = Worker(spec, self._sink, gpus=placement.gpus)
             case Lint(number, stream):
                 worker, requests = self._workers[number], self._requests[stream]
                 self._tasks.append((number, lambda: Linted(number, tuple(worker.lint(requests)))))
@@ -62,7 +63,10 @@ class LocalPool:
                 self._fetching.submit(fetch, spec)  # what it cannot fetch, the load will miss and say
 
     def next_event(self, timeout: float) -> Event | None:
-        """Run the oldest queued command and report how it ended."""
+        """Run the oldest queued command and report how it ended; without one, wait: a model rests."""
+        if not self._tasks:
+            time.sleep(timeout)
+            return None
         number, task = self._tasks.popleft()
         try:
             with boundary(EngineError, f"worker {number}"):

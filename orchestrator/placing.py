@@ -143,7 +143,7 @@ def _placements(stream: StreamPlan, here: Here, works: _Works) -> tuple[tuple[Pl
     job = job_of(spec, architecture, _source(spec, here), works.shards(stream))
     offers = [offer for offer in here.offers if (offer.kind == CPU) == (spec.gpus == 0) and offer.count]
     found = _everywhere(job, offers, here)
-    placed = tuple(one for one in found if isinstance(one, Placement))
+    placed = tuple(dict.fromkeys(one for one in found if isinstance(one, Placement)))
     if placed:
         return placed, ""
     if not found:

@@ -77,11 +77,12 @@ def next_worker(streams: Iterable[StreamState], ledger: Ledger, view: View) -> C
         {gpus: horizon(candidates, ledger, gpus, view.now) for gpus in (True, False)},
         max((_end(stream, view.now) for stream in candidates), default=0.0),
         room,
-        _reserved(candidates, ledger),
+        _reserved(candidates, ledger, view.now),
     )
     offers = [
         ((stream.priority, urgency, stream.spec.fingerprint), choice)
         for stream in candidates
+        if stream.resting <= view.now
         for urgency, choice in _offers(stream, outlook)
     ]
     kept: set[str] = set()
@@ -110,11 +111,11 @@ def horizon(streams: Sequence[StreamState], ledger: Ledger, gpus: bool, now: flo
     return area / size if size else inf
 
 
-def _reserved(streams: Sequence[StreamState], ledger: Ledger) -> dict[str, int]:
+def _reserved(streams: Sequence[StreamState], ledger: Ledger, now: float) -> dict[str, int]:
     """Kinds of devices that a model without a worker could use, with the highest priority among those."""
     waiting: dict[str, int] = {}
     for stream in streams:
-        if stream.waiting and not stream.crew:
+        if stream.waiting and not stream.crew and stream.resting <= now:
             for option in stream.options:
                 if ledger.fits(option.placement):
                     kind = option.placement.kind

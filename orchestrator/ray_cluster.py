@@ -14,13 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
-from orchestrator.cluster import of_ray
+from orchestrator.cluster import of_nodes, told_by_ray
 from orchestrator.cost import CPU, Offer
 from orchestrator.events import Node, NodeDraining, NodeJoined, NodeLost
 from orchestrator.paths import PACKAGE
@@ -52,8 +52,8 @@ HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 
 """What a gRPC client says first: HTTP/2's preface and an empty SETTINGS frame, which a server answers with its own."""
 
 MADE_UP = "node_"
-LABEL = "accelerator_type:"
-"""How the resource begins by which Ray tells the kind of a machine's GPUs."""
+ACCELERATOR, ACCELERATOR_LABEL = "accelerator_type:", "ray.io/accelerator-type"
+"""By which Ray tells the kind of a machine's GPUs: how a resource begins, and a label."""
 
 Answer = TypeVar("Answer")
 NodeEvent = NodeJoined | NodeDraining | NodeLost
@@ -109,23 +109,13 @@ def _native_log() -> Iterator[IO[bytes]]:
 def cluster_gpus(address: str) -> int:
     """The GPUs of a running cluster, which this joins."""
     connect(address)
-    return int(_resources().get("GPU", 0))
+    return sum(node.gpus for node in Watch(kinds=True).nodes())
 
 
 def cluster_devices(address: str) -> tuple[Offer, ...]:
     """What a running cluster, which this joins, offers to the planner."""
     connect(address)
-    return _offers(_resources())
-
-
-def _offers(resources: Mapping[str, float]) -> tuple[Offer, ...]:
-    labels = {name.removeprefix(LABEL): count for name, count in resources.items() if name.startswith(LABEL)}
-    return of_ray(labels, int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))
-
-
-def _resources() -> dict[str, float]:
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
+    return of_nodes(Watch(kinds=True).nodes())
 
 
 def _check_reachable(address: str) -> None:
@@ -152,11 +142,15 @@ def _check_reachable(address: str) -> None:
 
 @dataclass(frozen=True)
 class Machines:
-    """The machines that live, and of those that go away the time when: seconds since 1970, infinite if it is open."""
+    """The machines that live, and of those that go away the time when: seconds since 1970, infinite if it is open.
+
+    `resources` are those by which the autoscaler is asked for GPUs of a kind.
+    """
 
     alive: Mapping[str, Node]
     leaving: Mapping[str, float]
     deaths: Mapping[str, str]
+    resources: Mapping[str, str] = field(default_factory=dict)
 
 
 def changes(before: Machines, after: Machines, now: float) -> list[NodeEvent]:
@@ -178,10 +172,12 @@ def changes(before: Machines, after: Machines, now: float) -> list[NodeEvent]:
 class Watch:
     """Looks at the machines now and then, and tells what has changed.
 
-    `kinds`: the planner was told by Ray's labels which GPUs there are, so the machines are named by them too.
+    `kinds`: the planner was told by Ray's names which GPUs there are, so the machines are named by them too.
+    `resources` are those of `Machines`, of all looks.
     """
 
     def __init__(self, kinds: bool) -> None:
+        self.resources: dict[str, str] = {}
         self._kinds = kinds
         self._seen = Machines({}, {}, {})
         self._looked = -inf
@@ -190,6 +186,7 @@ class Watch:
         """The machines that can be used now; they are known from here on."""
         self._seen = machines(self._kinds)
         self._looked = time.monotonic()
+        self.resources |= self._seen.resources
         return tuple(node for name, node in self._seen.alive.items() if name not in self._seen.leaving)
 
     def events(self, at_once: bool = False) -> list[NodeEvent]:
@@ -204,17 +201,27 @@ class Watch:
 def machines(kinds: bool) -> Machines:
     """How Ray sees its machines now."""
     table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    alive = {state["NodeID"]: _node(state, kinds) for state in table if state["Alive"]}
+    living = [state for state in table if state["Alive"]]
+    alive = {state["NodeID"]: node_of(state, kinds) for state in living}
     deaths = {state["NodeID"]: state.get("DeathReasonMessage") or "gone" for state in table if not state["Alive"]}
-    return Machines(alive, inside(_leaving), deaths)
+    resources = {alive[state["NodeID"]].kind: told_by_ray(_resource_names(state))[1] for state in living}
+    return Machines(
+        alive, inside(_leaving), deaths, {kind: ACCELERATOR + name for kind, name in resources.items() if name}
+    )
 
 
-def _node(state: Mapping[str, Any], kinds: bool) -> Node:
-    """A machine as Ray tells of it; GPUs under a label that is not known are of any kind."""
+def node_of(state: Mapping[str, Any], kinds: bool) -> Node:
+    """A machine as Ray tells of it; GPUs that it has no name for are of any kind."""
     resources: Mapping[str, float] = state["Resources"]
     cpus, gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
-    kind = _offers(resources)[0].kind if kinds or not gpus else ""
-    return Node(state["NodeID"], cpus, gpus, "" if gpus and kind == CPU else kind)
+    label = state.get("Labels", {}).get(ACCELERATOR_LABEL)
+    kind, _ = told_by_ray([*_resource_names(state), *([label] if label else [])]) if kinds else ("", "")
+    return Node(state["NodeID"], cpus, gpus, kind if gpus else CPU)
+
+
+def _resource_names(state: Mapping[str, Any]) -> list[str]:
+    """The names of the machine's GPUs among its resources."""
+    return [name.removeprefix(ACCELERATOR) for name in state["Resources"] if name.startswith(ACCELERATOR)]
 
 
 def _leaving() -> dict[str, float]:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.cost import GPUS
 from orchestrator.events import (
     Assign,
     Capacity,
@@ -36,7 +35,7 @@ from orchestrator.events import (
     Want,
 )
 from orchestrator.parcels import ParcelWorker, Texts
-from orchestrator.ray_cluster import LABEL, Watch, ask_for, connect, grows
+from orchestrator.ray_cluster import Watch, ask_for, connect, grows
 from workers.actor import Sink
 from workers.errors import EngineError, SweepError, first_line
 from workers.fetch import fetch
@@ -125,7 +124,7 @@ class RayPool:
             num_cpus=0 if placement.gpus else 1,
             scheduling_strategy=where,
         )
-        return Actor(options.remote(command.spec, self._sink, self._log), group)
+        return Actor(options.remote(command.spec, self._sink, self._log, placement.gpus), group)
 
     def _end(self, number: int) -> None:
         """End a worker's process, if it is still there, and free what it held; nothing more is heard of it."""
@@ -140,7 +139,7 @@ class RayPool:
     def _ask_for(self, want: Want) -> None:
         """Tell the autoscaler, if there may be one, what has changed."""
         if self._grows and want != self._wanted:
-            ask_for([bundle for need in want.needs for bundle in _bundles(need)])
+            ask_for([bundle for need in want.needs for bundle in bundles(need, self._watch.resources)])
             self._wanted = want
 
     def next_event(self, timeout: float) -> Event | None:
@@ -207,12 +206,15 @@ def _group(gpus: float, nodes: Sequence[str]) -> PlacementGroup:
     return group
 
 
-def _bundles(need: Need) -> list[dict[str, float]]:
-    """What the autoscaler is asked for: a bundle for each node of each worker."""
+def bundles(need: Need, resources: Mapping[str, str]) -> list[dict[str, float]]:
+    """What the autoscaler is asked for: a bundle for each node of each worker.
+
+    `resources` has the name by which machines of a kind tell it; where they have none, any GPU must do.
+    """
     if not need.gpus:
         return [{"CPU": 1.0}] * need.workers
-    label = {f"{LABEL}{GPUS[need.kind].ray}": SOME} if need.kind else {}
-    return [{"GPU": need.gpus / need.nodes, **label}] * (need.nodes * need.workers)
+    kind = {resources[need.kind]: SOME} if need.kind in resources else {}
+    return [{"GPU": need.gpus / need.nodes, **kind}] * (need.nodes * need.workers)
 
 
 def _gpus_answer() -> bool:

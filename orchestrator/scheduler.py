@@ -3,8 +3,9 @@
 `policy` says which model gets the next worker, `faults` what a fault costs. A shard goes back to the queue when its
 worker is lost or fails; one that has met `max_attempts` such ends is cut in two, and what kills again is cut again,
 down to the row, which is quarantined with its reason. Loads have as many attempts, counted from the last that
-succeeded. Preemptions count as nothing. A GPU that failed is not used before it was checked. The first result of a
-shard counts. What cannot be done is recorded with its reason and the rest goes on.
+succeeded; a model whose files could not be had rests before the next. Preemptions count as nothing. A GPU that failed
+is not used before it was checked. The first result of a shard counts. What cannot be done is recorded with its reason
+and the rest goes on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.pieces import Piece
 from orchestrator.plan import StreamPlan
 from orchestrator.streams import Phase, StreamState, WorkerState, state_of
-from workers.errors import ModelError, StoreError
+from workers.errors import ModelError, StoreError, UnavailableError
 
 LOOK_SECONDS = 1.0
 """Ticks look for stragglers so often."""
@@ -127,7 +128,7 @@ class Scheduler:
             case Linted() if worker.phase == "linting":
                 return self._linted(event, worker, stream)
             case Ready() if worker.phase == "loading":
-                stream.loaded(worker.option, event.seconds)
+                stream.loaded(worker.option, max(event.seconds, self.now - worker.began))
                 return self._next_piece(event.worker, worker, stream)
             case Done() if worker.piece is not None and worker.piece.name == event.shard:
                 return self._done(event, worker, stream, worker.piece)
@@ -153,7 +154,7 @@ class Scheduler:
         errors = [finding for finding in event.findings if finding.severity == "error"]
         if errors:
             return self._give_up(stream, f"preflight: {'; '.join(finding.message for finding in errors)}")
-        worker.phase = "loading"
+        worker.phase, worker.began = "loading", self.now
         return [Load(event.worker)]
 
     def _done(self, event: Done, worker: WorkerState, stream: StreamState, piece: Piece) -> list[Command]:
@@ -204,6 +205,8 @@ class Scheduler:
             return self._stop(event.worker) + self._give_up(stream, reason)
         piece = self._remove(event.worker, worker)
         commands = [Stop(event.worker), *self._count(event, worker, stream, piece, reason)]
+        if isinstance(event.error, UnavailableError):
+            faults.back_off(stream, self.now, self.limits)
         lost = piece is not None and any(piece.shard is shard for shard, _ in stream.failures)
         if isinstance(event.error, StoreError) and (lost or worker.phase != "busy"):
             self.aborted = event.error
@@ -273,11 +276,12 @@ class Scheduler:
         return [Start(number, stream.spec, choice.option.placement, choice.nodes), task]
 
     def _wait(self) -> None:
-        """Where nothing runs and nothing can be started, wait for a check or a node; then give up what has no place.
+        """Where nothing runs, rests or can be started, wait for a check or a node; then give up what has no place.
 
         What has one, and was not started, would not be loaded before the deadline.
         """
-        if self.workers or self.finished:
+        resting = any(stream.waiting and stream.resting > self.now for stream in self.streams.values())
+        if self.workers or self.finished or resting:
             self._stuck = None
             return
         if self._stuck is None:

@@ -31,7 +31,7 @@ class Option:
 
 @dataclass
 class WorkerState:
-    """A living worker; `began` is when it was given its piece."""
+    """A living worker; `began` is when it was told to do what it does: its piece, or to load."""
 
     stream: str
     option: Option
@@ -43,7 +43,10 @@ class WorkerState:
 
 @dataclass
 class StreamState:
-    """A stream. `failed` is the reason why the model was given up; `shunned` are nodes where its workers ended."""
+    """A stream. `failed` is the reason why the model was given up; `shunned` are nodes where its workers ended.
+
+    No worker of it is started before `resting`, in seconds since the run began.
+    """
 
     spec: ModelSpec
     total: int
@@ -54,6 +57,7 @@ class StreamState:
     loads: int = 0
     strikes: int = 0
     struck: int = 0
+    resting: float = 0.0
     shunned: set[str] = field(default_factory=set)
     done: int = 0
     tokens: int = 0

@@ -1,4 +1,4 @@
-"""`chaotic_engine` that says in every part's provenance which GPUs its process may see."""
+"""`chaotic_engine` that says in every part which GPUs its process may see, and how many it spreads over."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ __all__ = ["KINDS", "NEEDS_WEIGHTS", "PACKAGES", "VERSION", "lint", "load", "sho
 class GpusEngine(ChaoticEngine):
     """Tells what it sees."""
 
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self._spec = spec
+
     def details(self) -> dict[str, str]:
-        return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+        return {"visible": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "spread": str(self._spec.gpus)}
 
 
 def load(spec: ModelSpec) -> GpusEngine:

@@ -19,13 +19,15 @@ COMMIT = "c" * 40
 class Hub(ThreadingHTTPServer):
     """Repositories by name, each a folder; a file of weights takes `seconds` to send.
 
-    `sent` holds the files that were sent, each with the time when that ended.
+    `sent` holds the files that were sent, each with the time when that ended. The next `refusals` requests are
+    answered with `status`, or, where that is 0, not at all: the connection is closed.
     """
 
     def __init__(self, checkpoints: Mapping[str, Path], seconds: float) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.checkpoints, self.seconds = checkpoints, seconds
         self.sent: dict[str, float] = {}
+        self.refusals, self.status = 0, 503
 
     @property
     def url(self) -> str:
@@ -39,6 +41,10 @@ class Handler(BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
+        if self.server.refusals:
+            self.server.refusals -= 1
+            self._refuse(self.server.status)
+            return
         words = unquote(urlsplit(self.path).path).strip("/").split("/")
         if words[:2] == ["api", "models"]:
             self._about("/".join(words[2:4]), words[4:])
@@ -69,6 +75,13 @@ class Handler(BaseHTTPRequestHandler):
         self._send(body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'})
         if self.command == "GET":
             self.server.sent[f"{name}/{file}"] = time.monotonic()
+
+    def _refuse(self, status: int) -> None:
+        self.close_connection = True
+        if status:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
     def _missing(self, code: str) -> None:
         self.send_response(404)

@@ -26,7 +26,7 @@ from tests.fake_gcs import fake_gcs
 from tests.faulty_proxy import FaultyProxy
 from tests.moto_server import SECRET, moto_server, use
 from workers import bucketed, buckets
-from workers.errors import InputError, ModelError, StoreError
+from workers.errors import InputError, ModelError, StoreError, UnavailableError
 from workers.fetch import fetch, local
 from workers.protocol import ModelSpec
 
@@ -246,6 +246,17 @@ def test_every_kind_of_fault_is_tried_again(
     folder = bucketed.bring(uri, bucketed.manifest(uri).revision, ALL)
     assert {name: (folder / name).read_bytes() for name in content} == content
     assert not list(folder.glob("*.part"))
+
+
+def test_a_bucket_that_does_not_answer_may_do_so_later(bucket: Bucket, llama: str) -> None:
+    spec = spec_of(llama)
+    bucket.proxy.decide = lambda method, path: "503" if "safetensors" in path else ""
+    with pytest.raises(UnavailableError, match=f"model 'm': {llama}: .*; check the network and the endpoint") as caught:
+        fetch(spec)
+    assert "\n" not in str(caught.value)
+    assert max(bucket.sent().values()) == buckets.RETRIES + 1
+    bucket.proxy.decide = lambda *_: ""
+    fetch(spec)
 
 
 def test_what_lasts_gives_up_the_model_with_one_line(bucket: Bucket, llama: str) -> None:

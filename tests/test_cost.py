@@ -253,6 +253,11 @@ def test_footers_replace_assumptions_for_their_device_and_class_alone() -> None:
     assert rates.tokens.value == pytest.approx(50000 / (174150 / 3.87))
 
 
+def test_a_part_of_a_gpu_has_that_part_of_its_peak() -> None:
+    rates = calibrated([footer(run=str(run), gpus="0.25") for run in range(FEWEST)], KINDS)
+    assert rates.mfu("A100-80G", typical(8.0, head=False)).value == pytest.approx(4 * 0.62)
+
+
 def test_too_few_old_or_broken_footers_change_nothing() -> None:
     assert calibrated([footer()] * (FEWEST - 1), KINDS) == Rates()
     old = {"compute_seconds": "3", "load_seconds": "1", "tokens": "10"}

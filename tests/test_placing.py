@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from orchestrator import cluster, placing
 from orchestrator.architecture import Architecture, typical
 from orchestrator.benchmarks import Example
-from orchestrator.cluster import of_ray, priced
+from orchestrator.cluster import priced
 from orchestrator.cost import CPU, GPUS, Offer
 from orchestrator.placing import Here, Prediction, predict
 from orchestrator.plan import make_plan
@@ -114,11 +114,10 @@ def test_a_judge_behind_an_endpoint_is_paid_by_tokens() -> None:
     assert one.seconds == pytest.approx(one.rows * 3.0 / 4, rel=0.01)
 
 
-def test_a_ray_cluster_is_read_from_its_resources() -> None:
-    """Ray's label does not tell an A100's memory, so the smaller is taken."""
-    assert of_ray({"A100": 2.0}, 16, 96) == (Offer("A100-40G", 16, 8), Offer(CPU, 96, 1))
-    assert of_ray({"L4": 1.0, "V100": 1.0}, 4, 8) == (Offer("L4-24G", 4, 4), Offer(CPU, 8, 1))
-    assert of_ray({}, 0, 4) == (Offer(CPU, 4, 1),)
+def test_machines_of_one_kind_and_unequal_size_are_no_alternatives() -> None:
+    made, shapes = models({"a": (7.0, "scalar", "transformers")})
+    found = prediction(made, shapes, Offer("A100-80G", 16, 8), Offer("A100-80G", 2, 2))
+    assert [len(stream.placements) for stream in found.plan.streams.values()] == [1]
 
 
 def test_the_gpus_of_this_machine_are_read_from_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

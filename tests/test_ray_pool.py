@@ -77,16 +77,18 @@ def sweep(plans: Sequence[StreamPlan], store: ParquetStore, sink: Sink | None = 
     return scheduler, pool
 
 
-def visible(store: ParquetStore, plan: StreamPlan) -> set[str]:
-    """What the workers of a model saw of the GPUs."""
-    return {facts["visible"] for facts in store.read(plan.spec.fingerprint).provenance}
+def footers(store: ParquetStore, plan: StreamPlan, fact: str) -> set[str]:
+    """What the parts of a model say."""
+    return {facts[fact] for facts in store.read(plan.spec.fingerprint).provenance}
 
 
 def test_a_model_has_its_gpus_to_itself_and_gives_them_back(cluster: None, local: ParquetStore) -> None:
     plans = [plan("two", 2), plan("one", 1), plan("half", 0.5), plan("other-half", 0.5)]
     scheduler, pool = sweep(plans, local)
     assert all(stream.done == ROWS for stream in scheduler.streams.values())
-    sets = [visible(local, one) for one in plans]
+    assert [footers(local, one, "gpus") for one in plans] == [{"2"}, {"1"}, {"0.5"}, {"0.5"}], "what each really held"
+    assert [footers(local, one, "spread") for one in plans] == [{"2"}, {"1"}, {"1"}, {"1"}]
+    sets = [footers(local, one, "visible") for one in plans]
     assert all(len(seen) == 1 for seen in sets), "one process a model, for its whole life"
     two, one, half, other = (next(iter(seen)).split(",") for seen in sets)
     assert len(two) == 2

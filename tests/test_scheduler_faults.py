@@ -36,7 +36,7 @@ A, B = Node("a1", 0, 2, "A"), Node("b1", 0, 2, "B")
 
 
 def placed(
-    name: str, seconds: Sequence[float], gpus: float = 1, kinds: str = "A", load: float = 10.0, nodes: int = 1
+    name: str, seconds: Sequence[float], gpus: float = 1, kinds: Sequence[str] = "A", load: float = 10.0, nodes: int = 1
 ) -> StreamPlan:
     """A model whose shards take so many seconds on the first of some kinds of GPU, and twice as long on the next."""
     plan = stream(name, shards=len(seconds), gpus=int(gpus + 0.9))

@@ -53,7 +53,7 @@ def test_every_fault_and_every_end_is_met() -> None:
             seen["unscored"] += "does not fit" in [reason for _, reason in state.failures]
         seen["aborted"] += world.scheduler.aborted is not None
     kinds = "complete,partial,given up,quarantined,left,copy,unscored,aborted,lost,preempted,gpu,slow,late"
-    more = "duplicate,jump,node lost,drained,joined,disk full,odd,cannot be loaded"
+    more = "duplicate,jump,node lost,drained,joined,disk full,odd,cannot be loaded,hub"
     rare = {kind: seen[kind] for kind in [*kinds.split(","), *more.split(",")] if seen[kind] < 10}
     assert not rare, seen
 
@@ -82,6 +82,10 @@ def _unforgiving(self: scheduler.Scheduler, event: Lost, *rest: Any) -> Any:
     return ended(self, replace(event, preempted=False), *rest)
 
 
+def _impatient(self: scheduler.Scheduler) -> None:
+    self._closed = not self.workers
+
+
 ended = scheduler.Scheduler._lost
 
 MUTANTS: dict[str, tuple[object, str, object]] = {
@@ -93,6 +97,7 @@ MUTANTS: dict[str, tuple[object, str, object]] = {
     "strikes are not counted": (faults, "strike", lambda *_: False),
     "nothing is started after the beginning": (scheduler.Scheduler, "_fill", lambda self: []),
     "preemptions count": (scheduler.Scheduler, "_lost", _unforgiving),
+    "a model that rests is closed for ever": (scheduler.Scheduler, "_wait", _impatient),
     "replicas only": (policy, "_where", lambda *_: None),
 }
 

@@ -6,43 +6,45 @@ import random
 
 import pytest
 
-from orchestrator.cost import Placement
+from orchestrator.bound import lower_bound
+from orchestrator.cost import Offer, Placement
 from orchestrator.events import Capacity, Node
 from orchestrator.plan import StreamPlan
 from orchestrator.simulate import zoo
 from orchestrator.simulate.__main__ import main
-from orchestrator.simulate.bound import lower_bound
 from orchestrator.simulate.scenario import Scenario
 from orchestrator.simulate.world import World
+from tests.conftest import ROOT
 from tests.test_scheduler_faults import placed
 
 CLOSE = 2e-3
+LENGTHS = ROOT / "bench" / "lengths.json"
 
 
 def test_one_model_on_two_gpus_shares_its_work_after_two_loads() -> None:
     way = Placement("A", 1, 1, 10.0, (10.0,) * 10)
-    assert lower_bound([[way]], [Node("n", 0, 2, "A")]) == pytest.approx(60.0, rel=CLOSE)
+    assert lower_bound([[way]], [Offer("A", 2, 2)]) == pytest.approx(60.0, rel=CLOSE)
 
 
 def test_a_long_shard_cannot_be_divided() -> None:
     way = Placement("A", 1, 1, 10.0, (100.0, 1.0))
-    assert lower_bound([[way]], [Node("n", 0, 64, "A")]) == pytest.approx(110.0, rel=CLOSE)
+    assert lower_bound([[way]], [Offer("A", 64)]) == pytest.approx(110.0, rel=CLOSE)
 
 
 def test_every_model_is_loaded_at_least_once() -> None:
     way = Placement("A", 1, 1, 10.0, (5.0,))
-    assert lower_bound([[way]] * 8, [Node("n", 0, 2, "A")]) == pytest.approx(60.0, rel=CLOSE)
+    assert lower_bound([[way]] * 8, [Offer("A", 2, 2)]) == pytest.approx(60.0, rel=CLOSE)
 
 
 def test_two_kinds_share_what_both_can_hold() -> None:
     """30 s on either, of which each GPU does half; the loads are taken once, split as the work is."""
     ways = [Placement(kind, 1, 1, 0.0, (1.0,) * 30) for kind in "AB"]
-    assert lower_bound([ways], [Node("a", 0, 1, "A"), Node("b", 0, 1, "B")]) == pytest.approx(15.0, rel=CLOSE)
+    assert lower_bound([ways], [Offer("A", 1), Offer("B", 1)]) == pytest.approx(15.0, rel=CLOSE)
 
 
 def test_a_model_without_a_place_has_no_bound() -> None:
     with pytest.raises(ValueError, match="no place"):
-        lower_bound([[Placement("A", 4, 1, 1.0, (1.0,))]], [Node("n", 0, 2, "A")])
+        lower_bound([[Placement("A", 4, 1, 1.0, (1.0,))]], [Offer("A", 2, 2)])
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -58,20 +60,21 @@ def test_no_simulated_sweep_ends_before_the_bound(seed: int) -> None:
     world = World(Scenario(tuple(plans), Capacity(tuple(nodes))), draw)
     world.run()
     assert all(state.done == state.total for state in world.scheduler.streams.values())
-    assert world.now >= lower_bound([plan.placements for plan in plans], nodes) * (1 - CLOSE)
+    offers = [Offer(node.kind, node.gpus, node.gpus) for node in nodes]
+    assert world.now >= lower_bound([plan.placements for plan in plans], offers) * (1 - CLOSE)
 
 
 def test_64_equal_gpus_come_within_five_percent_of_the_bound() -> None:
-    found = zoo.figure(zoo.cluster(64, ["A100-80G"]), failures=False, runs=1)
+    found = zoo.figure(LENGTHS, zoo.cluster(64, ["A100-80G"]), failures=False, runs=1)
     assert found.mean / found.bound <= 1.05
 
 
 def test_64_mixed_gpus_with_failures_come_within_twenty_percent() -> None:
-    found = zoo.figure(zoo.cluster(64, ["A100-80G", "L40S-48G"]), failures=True, runs=3)
+    found = zoo.figure(LENGTHS, zoo.cluster(64, ["A100-80G", "L40S-48G"]), failures=True, runs=3)
     assert found.mean / found.bound <= 1.20
 
 
 def test_the_command_reports_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["zoo", "--gpus", "1", "--runs", "1"]) == 0
+    assert main(["zoo", "--lengths", str(LENGTHS), "--gpus", "1", "--runs", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines[1:]] == [["1", "A100-80G", faults] for faults in ("none", "5")]

@@ -10,11 +10,13 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import metadata
+from math import ceil
 from typing import Protocol
 
 from workers import flops, logs, plugins
-from workers.errors import EngineError, ModelError, boundary
+from workers.errors import EngineError, ModelError, UnavailableError, boundary
 from workers.fetch import fetch, local
 from workers.plugins import Engine
 from workers.protocol import Finding, Measurement, ModelSpec, Output, Request, Shard, ShardReport, Unscored, measure
@@ -46,11 +48,15 @@ class Worker:
     """One process, one model: `lint`, then `load`, then `score` for every shard.
 
     `log` is given where the process is the worker's own: its lines go to standard error, in the form `log["form"]`,
-    with the other fields and the model.
+    with the other fields and the model. `gpus` are those that the process holds, a part of one too; the engine spreads
+    over them. If not given they are what the model's file says.
     """
 
-    def __init__(self, spec: ModelSpec, sink: Sink, log: Mapping[str, str] | None = None) -> None:
-        self._spec = spec
+    def __init__(
+        self, spec: ModelSpec, sink: Sink, log: Mapping[str, str] | None = None, gpus: float | None = None
+    ) -> None:
+        self._gpus = spec.gpus if gpus is None else gpus
+        self._spec = replace(spec, gpus=ceil(self._gpus))
         self._sink = sink
         self._engine: Engine | None = None
         self._provenance: dict[str, str] = {}
@@ -64,7 +70,7 @@ class Worker:
         """Findings on the rendered tokens; no weights are loaded."""
         engine = plugins.resolve("workers.engines", self._spec.engine)
         self._check_environment(engine.PACKAGES)
-        with self._saying(), boundary(ModelError, f"model {self._spec.name!r}: preflight failed"):
+        with self._saying(), boundary(ModelError, f"model {self._spec.name!r}: preflight failed", UnavailableError):
             fetch(self._spec, weights=False)
             findings: list[Finding] = engine.lint(local(self._spec), requests)
         return findings
@@ -79,7 +85,7 @@ class Worker:
         with self._saying():
             fetched = fetch(self._spec)
             started = time.perf_counter()
-            with boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
+            with boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded", UnavailableError):
                 self._engine = loaded = engine.load(local(self._spec))
             seconds = time.perf_counter() - started
             logs.WORKER.info("weights loaded in %.1f s, fetched in %.1f s", seconds, fetched)
@@ -134,7 +140,7 @@ class Worker:
     def _facts(self, shard: Shard, tokens: int, seconds: float) -> dict[str, str]:
         """What the engine says of itself and its last run, and what that run took."""
         details = self._engine.details() if self._engine is not None else {}
-        reached = flops.mfu(details, seconds, self._spec.gpus)
+        reached = flops.mfu(details, seconds, self._gpus)
         return {
             **details,
             "shard": shard.id,
@@ -142,7 +148,7 @@ class Worker:
             "characters": str(shard.characters),
             "utf8": str(sum(request.utf8 for request in shard.requests)),
             "compute_seconds": f"{seconds:.3f}",
-            "gpus": str(self._spec.gpus),
+            "gpus": f"{self._gpus:g}",
             **({} if reached is None else {"mfu": f"{reached:.4f}"}),
         }
 

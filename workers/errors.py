@@ -4,6 +4,7 @@
     ├── InputError       stop before anything starts: the user's configuration or data is wrong
     ├── StoreError       stop: results cannot be kept or read
     ├── ModelError       give up this model, carry on with the others
+    ├── UnavailableError what a model needs did not answer: loaded again later, a limited number of times
     └── ShardError       this shard only
         └── EngineError  of an engine: retried on a fresh worker, a limited number of times
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from workers.transient import passes
 
 
 class SweepError(Exception):
@@ -32,6 +35,10 @@ class StoreError(SweepError):
 
 class ModelError(SweepError):
     """A model cannot be used at all: wrong checkpoint, missing template, failed preflight."""
+
+
+class UnavailableError(SweepError):
+    """A model's files could not be had just now: the network, a hub that is overloaded."""
 
 
 class ShardError(SweepError):
@@ -54,10 +61,11 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def boundary(error: type[SweepError], what: str) -> Iterator[None]:
+def boundary(error: type[SweepError], what: str, passing: type[SweepError] | None = None) -> Iterator[None]:
     """Convert whatever escapes a plug-in into `error`, so that plug-ins raise plain Python errors.
 
-    A `SweepError` passes unchanged: it already says what the driver should do.
+    What may pass becomes `passing`, where that is given. A `SweepError` passes unchanged: it already says what the
+    driver should do.
     """
     try:
         yield
@@ -65,4 +73,5 @@ def boundary(error: type[SweepError], what: str) -> Iterator[None]:
         raise
     except Exception as cause:
         name, line = type(cause).__name__, first_line(cause)
-        raise error(f"{what}: {name}: {line}" if line != name else f"{what}: {name}") from cause
+        kind = passing if passing is not None and passes(cause) else error
+        raise kind(f"{what}: {name}: {line}" if line != name else f"{what}: {name}") from cause

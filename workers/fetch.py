@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 
 from workers import bucketed, buckets
-from workers.errors import ModelError, StoreError, boundary
+from workers.errors import ModelError, StoreError, UnavailableError, boundary
 from workers.protocol import ModelSpec
 
 TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -26,11 +26,12 @@ TRAINING = ("optimizer*", "scheduler*", "rng_state*", "training_args*")
 def fetch(spec: ModelSpec, weights: bool = True) -> float:
     """Bring the checkpoint's files and its tokenizer's to this machine; the seconds that it took.
 
-    `ModelError` where the hub or the bucket does not give them. A folder of this machine is used where it lies. Without
-    `weights` come the files that a preflight reads; of the hub's, transformers fetches those that it reads itself.
+    `ModelError` where the hub or the bucket does not give them, `UnavailableError` where it does not answer now. A
+    folder of this machine is used where it lies. Without `weights` come the files that a preflight reads; of the hub's,
+    transformers fetches those that it reads itself.
     """
     started = time.perf_counter()
-    with boundary(ModelError, f"model {spec.name!r}: cannot fetch {spec.path}"):
+    with boundary(ModelError, f"model {spec.name!r}: cannot fetch {spec.path}", UnavailableError):
         if spec.revision is not None:
             _bring(spec, spec.path, spec.revision, weights, weights)
         if spec.tokenizer is not None and spec.tokenizer_revision is not None:
@@ -60,7 +61,8 @@ def _bring(spec: ModelSpec, path: str, revision: str, weights: bool, hub: bool) 
         try:
             bucketed.bring(path, revision, patterns, TRAINING, spec.addresses.get(buckets.place_of(path).kind))
         except StoreError as error:  # of this model's files, not of the store
-            raise ModelError(f"model {spec.name!r}: {error}") from error
+            kind = UnavailableError if buckets.may_pass(error.__cause__) else ModelError
+            raise kind(f"model {spec.name!r}: {error}") from error
     elif hub:
         from huggingface_hub import snapshot_download
         from huggingface_hub.utils.tqdm import disable_progress_bars

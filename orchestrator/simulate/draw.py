@@ -71,6 +71,7 @@ def _faults(random: Random, badness: float) -> Faults:
         node_drained=2.0,
         node_returns=0.7,
         load_fails=0.1,
+        hub_fails=0.1,
         shard_fails=0.03,
         model_fails=0.02,
         gpu_fails=0.02,

@@ -26,6 +26,7 @@ class Faults:
     node_drained: float = 0.0
     node_returns: float = 0.0
     load_fails: float = 0.0
+    hub_fails: float = 0.0
     shard_fails: float = 0.0
     model_fails: float = 0.0
     gpu_fails: float = 0.0

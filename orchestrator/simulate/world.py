@@ -36,7 +36,7 @@ from orchestrator.events import (
 from orchestrator.scheduler import Scheduler
 from orchestrator.simulate.hardware import Hardware
 from orchestrator.simulate.scenario import Faults, Scenario, Simulated, Violation, true_seconds
-from workers.errors import EngineError, ModelError, StoreError, SweepError
+from workers.errors import EngineError, ModelError, StoreError, SweepError, UnavailableError
 from workers.protocol import Finding, Request, Shard, ShardReport
 
 HOUR = 3600.0
@@ -229,8 +229,9 @@ class World:
                 return Linted(number, (Finding("template", "error", "no chat template"),) if bad else ())
             case Load():
                 stream = self.alive[number].stream if number in self.alive else ""
-                if stream in self.scenario.never or self._odds(faults.load_fails):
-                    return self._failure(number, EngineError("cannot be loaded"))
+                blip = self._odds(faults.hub_fails)
+                if blip or stream in self.scenario.never or self._odds(faults.load_fails):
+                    return self._failure(number, UnavailableError("hub") if blip else EngineError("cannot be loaded"))
                 return Ready(number, self.alive[number].placement.load_seconds if number in self.alive else 1.0)
             case Assign(_, shard):
                 ills = (

@@ -1,35 +1,38 @@
 """The RewardBench zoo on clusters that one does not have: simulated makespan over the lower bound.
 
-Every model file with a `size` that runs on GPUs, over RewardBench's 2,985 pairs; an implicit reward is two streams. The
-costs are a stand-in, stated here: `2 x parameters x tokens` FLOPs at half of the device's peak in 16 bits, perfect
-scaling over GPUs, loads at 1 GB/s and 20 s; lengths are lognormal about `MEAN_TOKENS`.
+Every model file with a `size` that runs on GPUs, over as many pairs as RewardBench has; an implicit reward is two
+streams. What is asked, the shards, the placements and the seconds are the planner's (docs/cost.md), for texts that have
+the tokens of real ones (`bench/lengths.json`); weights lie on a local disk.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import exp
+from functools import cache
+from pathlib import Path
 from random import Random
-from statistics import NormalDist
 from typing import Any
 
 from orchestrator import zoo
-from orchestrator.cost import Placement
+from orchestrator.architecture import Architecture, typical
+from orchestrator.benchmarks import Example
+from orchestrator.cluster import of_nodes, priced
 from orchestrator.events import Capacity, Node
 from orchestrator.faults import Limits
-from orchestrator.plan import StreamPlan
-from orchestrator.simulate.bound import lower_bound
+from orchestrator.pin import pin_model
+from orchestrator.placing import Here, Prediction, predict
+from orchestrator.plan import Plan, StreamPlan, family, make_plan
+from orchestrator.rates import Rates
 from orchestrator.simulate.scenario import Faults, Scenario
 from orchestrator.simulate.world import World
-from workers.protocol import Message, ModelSpec, Request, Shard
+from orchestrator.work import CHARACTERS_PER_TOKEN, TEMPLATE_TOKENS
+from workers.errors import InputError
+from workers.protocol import Message, Model
 
-RESPONSES, SHARD_ROWS = 2 * 2985, 256
-MEAN_TOKENS, SPREAD = 400, 0.8
-DEVICES = {"A100-80G": (80e9, 312e12), "L40S-48G": (48e9, 362e12)}
-"""Bytes and dense 16-bit FLOP/s, from NVIDIA's data sheets."""
-MFU, ROOM, LOAD_BYTES, LOAD_START = 0.5, 1.2, 1e9, 20.0
-"""Share of the peak; memory as against the weights in 16 bits; bytes a second, and seconds, of a load."""
+PAIRS, SHARD_ROWS = 2985, 256
+KINDS = ("A100-80G", "L40S-48G")
 NODE_GPUS = 8
 FAILURES = Faults(lost=0.05, node_lost=0.05, node_returns=1.0)
 """An hour: 5 % of the GPUs lose their worker, 5 % of the nodes are lost and come back within ten minutes."""
@@ -37,44 +40,49 @@ FAILURES = Faults(lost=0.05, node_lost=0.05, node_returns=1.0)
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the report: the mean and the worst makespan of some runs against the bound, in seconds."""
+    """One line of the report: the mean and the worst makespan of some runs against the bound, in seconds.
+
+    `planned` is what the planner promises for the same cluster.
+    """
 
     gpus: int
     kinds: str
     failures: bool
     streams: int
     bound: float
+    planned: float
     mean: float
     worst: float
 
     def __str__(self) -> str:
         faults = "5 %/h" if self.failures else "none"
         return (
-            f"{self.gpus:>5} {self.kinds:<20} {faults:>7} {self.streams:>8} {self.bound:>9,.0f} {self.mean:>9,.0f} "
-            f"{self.mean / self.bound:>6.3f} {self.worst / self.bound:>6.3f}"
+            f"{self.gpus:>5} {self.kinds:<20} {faults:>7} {self.streams:>8} {self.bound:>9,.0f} {self.planned:>9,.0f} "
+            f"{self.mean:>9,.0f} {self.mean / self.bound:>6.3f} {self.worst / self.bound:>6.3f}"
         )
 
 
-HEADER = " GPUs kinds                 faults  streams   bound s  makespan  ratio  worst"
+HEADER = " GPUs kinds                 faults  streams   bound s   planned  makespan  ratio  worst"
 
 
-def report(sizes: Sequence[int], runs: int) -> Iterator[Figure]:
+def report(lengths: Path, sizes: Sequence[int], runs: int) -> Iterator[Figure]:
     """Every cluster without faults and, the mean of `runs` seeds, with them."""
     for gpus in sizes:
-        for kinds in (("A100-80G",), tuple(DEVICES)):
+        for kinds in (KINDS[:1], KINDS):
             if gpus >= len(kinds):
                 nodes = cluster(gpus, kinds)
                 for failures in (False, True):
-                    yield figure(nodes, failures, runs if failures else 1)
+                    yield figure(lengths, nodes, failures, runs if failures else 1)
 
 
-def figure(nodes: Sequence[Node], failures: bool, runs: int) -> Figure:
+def figure(lengths: Path, nodes: Sequence[Node], failures: bool, runs: int) -> Figure:
     """The zoo on some nodes."""
-    plans = [plan for plan in streams(zoo.load()) if fits(plan, nodes)]
-    bound = lower_bound([plan.placements for plan in plans], nodes)
+    found = predicted(lengths, tuple(nodes))
+    plans = [plan for plan in found.plan.streams.values() if plan.spec.fingerprint in found.forecast.shares]
     ends = [makespan(plans, nodes, failures, seed) for seed in range(runs)]
     gpus, kinds = sum(node.gpus for node in nodes), sorted({node.kind for node in nodes})
-    return Figure(gpus, "+".join(kinds), failures, len(plans), bound, sum(ends) / runs, max(ends))
+    least, planned = found.forecast.bound, found.forecast.makespan
+    return Figure(gpus, "+".join(kinds), failures, len(plans), least, planned, sum(ends) / runs, max(ends))
 
 
 def makespan(plans: Sequence[StreamPlan], nodes: Sequence[Node], failures: bool, seed: int) -> float:
@@ -98,54 +106,46 @@ def cluster(gpus: int, kinds: Sequence[str]) -> list[Node]:
     return nodes
 
 
-def fits(plan: StreamPlan, nodes: Sequence[Node]) -> bool:
-    """Whether some node can hold a stream's worker."""
-    return any(way.kind == node.kind and way.gpus <= node.gpus for way in plan.placements for node in nodes)
+@cache
+def predicted(lengths: Path, nodes: tuple[Node, ...]) -> Prediction:
+    """What the planner says of the zoo on some nodes; streams that have no place there are left out of its forecast."""
+    plan, shapes = planned(lengths)
+    return predict(plan, Here(priced({}), of_nodes(nodes), Rates(), shapes, frozenset(plan.streams)))
 
 
-def streams(models: Sequence[zoo.Listed]) -> Iterator[StreamPlan]:
-    """The streams of all models that run on GPUs, each model and reference once."""
-    rows = [Request("reward", (Message("user", str(row)),), ("y",)) for row in range(RESPONSES)]
-    tokens = _tokens()
-    seen: set[str] = set()
-    for model in models:
-        size = model.entry.get("size")
-        if size is None or model.entry.get("engine") == "openai":
-            continue
-        for path in _paths(model.entry):
-            if path not in seen:
-                seen.add(path)
-                yield _stream(path, float(size) * 1e9, rows, tokens)
+@cache
+def planned(lengths: Path) -> tuple[Plan, Mapping[str, Architecture]]:
+    """The plan of the zoo, and the shape of every stream."""
+    listed = [one for one in zoo.load() if one.entry.get("size") and one.entry.get("engine") != "openai"]
+    models = [(pin_model(one.name, one.entry, cuda=True, hub=False), one.entry) for one in listed]
+    shapes = {spec: shape for model, entry in models for spec, shape in _shapes(model, entry)}
+    return make_plan([model for model, _ in models], {"zoo": examples(lengths)}, {}, {}, SHARD_ROWS), shapes
 
 
-def _paths(entry: Mapping[str, Any]) -> list[str]:
-    return [str(entry[key]) for key in ("path", "reference") if entry.get(key)]
+def _shapes(model: Model, entry: Mapping[str, Any]) -> Iterator[tuple[str, Architecture]]:
+    members = list((entry.get("members") or {}).values())
+    for at, spec in enumerate(model.streams):
+        own = {**entry, **(members[at] if at < len(members) else {})}
+        head = family(spec.family).KIND in ("logprob", "generate")
+        yield spec.fingerprint, typical(float(own["size"]), head, own.get("active"))
 
 
-def _tokens() -> list[float]:
-    """Tokens of every shard, the longest responses first: quantiles of a lognormal distribution."""
-    normal = NormalDist(0.0, SPREAD)
-    lengths = [exp(normal.inv_cdf(1 - (row + 0.5) / RESPONSES)) for row in range(RESPONSES)]
-    unit = MEAN_TOKENS * RESPONSES / sum(lengths)
-    return [sum(lengths[start : start + SHARD_ROWS]) * unit for start in range(0, RESPONSES, SHARD_ROWS)]
+def examples(lengths: Path) -> list[Example]:
+    """Pairs of made-up texts that have the tokens of real ones, in turn; no two are the same."""
+    try:
+        known = json.loads(lengths.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{lengths}: no lengths can be read ({error}); give bench/lengths.json") from error
+    return [_example(row, *known[row % len(known)]) for row in range(PAIRS)]
 
 
-def _stream(path: str, parameters: float, rows: Sequence[Request], tokens: Sequence[float]) -> StreamPlan:
-    spec = ModelSpec(path, path, path, "scalar", "1", "transformers", "1", (), gpus=1)
-    shards = tuple(
-        Shard(f"{path}-{number:03d}", spec.fingerprint, tuple(rows[start : start + SHARD_ROWS]))
-        for number, start in enumerate(range(0, len(rows), SHARD_ROWS))
-    )
-    places = tuple(_placements(parameters, tokens))
-    return StreamPlan(spec, len(rows), tuple(rows), (), "new model", shards, places)
+def _example(row: int, prompt: int, shared: int, chosen: int, rejected: int) -> Example:
+    """A pair that shares as much, in tokens of whole conversations. The template's tokens stand before the prompt."""
+    start = _text(f"{row} ", max(shared, prompt) - TEMPLATE_TOKENS)
+    ends = (_text(side, whole - max(shared, prompt)) for side, whole in (("+", chosen), ("-", rejected)))
+    return Example("zoo", str(row), (Message("user", start),), tuple(ends))
 
 
-def _placements(parameters: float, tokens: Sequence[float]) -> Iterator[Placement]:
-    """The fewest GPUs of each kind, a power of two, whose memory holds the model; whole nodes beyond eight."""
-    for kind, (memory, flops) in DEVICES.items():
-        gpus = 1
-        while gpus * memory < parameters * 2 * ROOM:
-            gpus *= 2
-        seconds = tuple(2 * parameters * count / (flops * MFU * gpus) for count in tokens)
-        load = LOAD_START + 2 * parameters / LOAD_BYTES
-        yield Placement(kind, gpus, max(1, gpus // NODE_GPUS), load, seconds)
+def _text(start: str, tokens: int) -> str:
+    """A text that begins so and is estimated at so many tokens."""
+    return start.ljust(round(max(1, tokens) * CHARACTERS_PER_TOKEN), "x")
