@@ -13,7 +13,7 @@ from orchestrator.config import Settings
 from orchestrator.driver import Pool
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
-from orchestrator.outlook import as_a_whole, compared, outlook
+from orchestrator.outlook import compared, outlook, told
 from orchestrator.plan import Plan
 from orchestrator.prepare import Prepared, prepare, uses_cuda
 from orchestrator.progress import say
@@ -91,7 +91,7 @@ def say_nothing_owed(todo: Plan) -> None:
 
 @contextmanager
 def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterator[Pool | None]:
-    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens.
+    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens. Indexes follow.
 
     Meanwhile SIGTERM stops the sweep as Ctrl-C does, and what Ray prints goes to standard error.
     """
@@ -105,6 +105,9 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
+    for fingerprint, owed in requests.items():
+        if owed:
+            store.index(fingerprint)
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:
@@ -170,10 +173,8 @@ def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
 
 def _report_prediction(settings: Settings, store: Store, run: Run) -> None:
     """What the run's models took, against what its plan expected."""
-    for line in compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)):
-        say(str(line))
-    if whole := as_a_whole(run):
-        say(whole)
+    for line in told(compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)), run):
+        say(line)
 
 
 def _stopped(settings: Settings, outcome: Outcome) -> int:

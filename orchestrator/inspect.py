@@ -14,13 +14,13 @@ from orchestrator.config import Settings
 from orchestrator.cost import Gpu
 from orchestrator.eventlog import sweep_of
 from orchestrator.leaderboards import existing_store
-from orchestrator.outlook import as_a_whole, compared
+from orchestrator.outlook import compared, told
 from orchestrator.plan import make_plan
 from orchestrator.progress import say
 from orchestrator.records import Run
 from orchestrator.spent import Spent, spent
 from orchestrator.stores import Store
-from orchestrator.stores.parquet import check_keys, read_part
+from orchestrator.stores.parts import check_keys, read_part
 from workers import plugins
 from workers.errors import StoreError, SweepError
 from workers.fetch import fetch, local
@@ -65,8 +65,7 @@ def status(settings: Settings) -> int:
         failure = f"  failed: {model['failure']}" if model["failure"] else ""
         took = f"  {model['took']}" if model["took"] else ""
         print(f"{model['model']}: {model['present']} of {model['wanted']} measurements, {state}{took}{failure}")
-    whole_run = as_a_whole(runs[-1]) if runs else None
-    for line in (*against, *([whole_run] if whole_run else ())):
+    for line in told(against, runs[-1]) if runs else ():
         print(f"latest run: {line}")
     return 0
 
@@ -133,8 +132,11 @@ def verify(settings: Settings) -> int:
     specs: dict[str, ModelSpec] = {}
     for path in store.list("measurements"):
         fingerprint = path.split("/")[1]
+        content = store.load(path)
+        if content is None:  # went into another part meanwhile, which the next `verify` has
+            continue
         try:
-            found, footer = read_part(store.load(path) or b"", path)
+            found, footer = read_part(content, path)
         except StoreError as error:
             problems.append(f"{error}; delete it, and `rewardsweep run` scores its rows again")
             continue

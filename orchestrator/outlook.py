@@ -161,3 +161,9 @@ def as_a_whole(run: Run) -> str | None:
     makespan, bound = expected["makespan"], expected["bound"]
     ratio = f", {took / makespan:.2f} x" if makespan else ""
     return f"the sweep: predicted {makespan:,.1f} s (at least {bound:,.1f}), took {took:,.1f} s{ratio}"
+
+
+def told(against: Sequence[Compared], run: Run) -> list[str]:
+    """Prediction against outcome in words."""
+    whole = as_a_whole(run)
+    return [*map(str, against), *([whole] if whole else [])]

@@ -22,10 +22,11 @@ import pytest
 
 from orchestrator.pin import pin_model
 from tests.conftest import ROOT, Cli
+from tests.fake_gcs import fake_gcs
 from tests.faulty_proxy import FaultyProxy
 from tests.moto_server import SECRET, moto_server, use
 from workers import bucketed, buckets
-from workers.errors import InputError, ModelError, StoreError
+from workers.errors import InputError, ModelError, StoreError, UnavailableError
 from workers.fetch import fetch, local
 from workers.protocol import ModelSpec
 
@@ -247,6 +248,17 @@ def test_every_kind_of_fault_is_tried_again(
     assert not list(folder.glob("*.part"))
 
 
+def test_a_bucket_that_does_not_answer_may_do_so_later(bucket: Bucket, llama: str) -> None:
+    spec = spec_of(llama)
+    bucket.proxy.decide = lambda method, path: "503" if "safetensors" in path else ""
+    with pytest.raises(UnavailableError, match=f"model 'm': {llama}: .*; check the network and the endpoint") as caught:
+        fetch(spec)
+    assert "\n" not in str(caught.value)
+    assert max(bucket.sent().values()) == buckets.RETRIES + 1
+    bucket.proxy.decide = lambda *_: ""
+    fetch(spec)
+
+
 def test_what_lasts_gives_up_the_model_with_one_line(bucket: Bucket, llama: str) -> None:
     spec = spec_of(llama)
     bucket.proxy.decide = lambda method, path: "403" if "safetensors" in path else ""
@@ -280,6 +292,27 @@ def test_a_file_that_is_replaced_meanwhile_is_not_mixed_with_the_old_one(
     shutil.rmtree(bucketed.folder_of(uri, revision))
     with pytest.raises(StoreError, match=f"holds revision .* now, not {revision}"):
         bucketed.bring(uri, revision, ALL)
+
+
+def test_a_bucket_of_google_is_read_alike(
+    tmp_path: Path, checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REWARDSWEEP_CACHE", str(tmp_path))
+    monkeypatch.setattr(bucketed, "PIECE", 10_000)
+    folder = checkpoint("llama")
+    with fake_gcs() as (address, state):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        for file in folder.iterdir():
+            state.objects[f"models/llama/{file.name}"] = 1, file.read_bytes()
+        state.objects["models/llama/deeper/model.safetensors"] = 1, b"another"
+        spec = spec_of("gs://bucket/models/llama")
+        assert spec.addresses == {"gs": {"endpoint": f"http://{address}"}}
+        fetch(spec)
+        found = Path(local(spec).path)
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            assert (found / name).read_bytes() == (folder / name).read_bytes()
+        state.objects["models/llama/model.safetensors"] = 2, b"others"
+        assert spec_of("gs://bucket/models/llama").fingerprint != spec.fingerprint
 
 
 KILLED = """

@@ -72,7 +72,7 @@ def manifest(uri: str, address: Address = None) -> Manifest:
 
     with _reasons(place):
         found = buckets.whole(lambda: obstore.list_with_delimiter(client))["objects"]
-    files = [File(one["path"].rpartition("/")[2], one["size"], one["e_tag"] or "") for one in found]
+    files = [File(one["path"], one["size"], one["e_tag"] or "") for one in found if "/" not in one["path"]]
     kept = [file for file in files if buckets.is_sound(file.name) and not file.name.startswith(".")]
     kept = [file for file in kept if not file.name.endswith(".md")]
     if not kept:

@@ -26,9 +26,8 @@ LIBRARIES = {
     "httpx2": ("TransportError",),
     "requests": ("ConnectionError", "Timeout"),
     "urllib3.exceptions": ("ProtocolError", "TimeoutError"),
-    "obstore.exceptions": ("GenericError",),
 }
-"""The errors of HTTP libraries that are about the way to a server; obstore has no other name for those, and for 5xx."""
+"""The errors of HTTP libraries that are about the way to a server; of buckets, see `workers.buckets.may_pass`."""
 NEVER = {"httpx": ("UnsupportedProtocol",), "httpx2": ("UnsupportedProtocol",)}
 
 

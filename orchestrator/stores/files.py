@@ -6,12 +6,15 @@ line with the remedy. A file appears whole or not at all; so says every method t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from workers import buckets
 from workers.errors import StoreError
+
+LOCK = ".lock"
+"""A file that a folder's lock is held on; it stays, since removing it would break the lock."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,12 @@ class Entry:
 
 
 class Files(Protocol):
-    """A place for files, safe to use from many threads, machines and processes at once."""
+    """A place for files, safe to use from many threads, machines and processes at once.
+
+    `address` is what another process needs besides the URI to mean the same place, and no secret.
+    """
+
+    address: Mapping[str, str]
 
     def read(self, path: str) -> bytes | None:
         """A file's content, None where there is none."""
@@ -49,12 +57,15 @@ class Files(Protocol):
         """Why something failed, and what to do about it, in one line."""
 
 
-def open_files(uri: str) -> Files:
-    """The place at a path or URI; `StoreError` where there is no such kind, or where it cannot be used here."""
+def open_files(uri: str, address: Mapping[str, str] | None = None) -> Files:
+    """The place at a path or URI; `StoreError` where there is no such kind, or where it cannot be used here.
+
+    Without an `address`, endpoint and region are looked for in the environment.
+    """
     from orchestrator.stores.folder import FolderFiles
     from orchestrator.stores.objects import open_objects
 
-    return open_objects(uri) if buckets.is_bucket(uri) else FolderFiles(uri.removeprefix("file://"))
+    return open_objects(uri, address) if buckets.is_bucket(uri) else FolderFiles(uri.removeprefix("file://"))
 
 
 def checked(path: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.stores.files import Entry, checked
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 class ObjectFiles:
     """Objects below a prefix. `patient` tries again by itself; `single` does not, as conditional writes need."""
 
-    def __init__(self, patient: ObjectStore, single: ObjectStore) -> None:
+    def __init__(self, patient: ObjectStore, single: ObjectStore, address: Mapping[str, str]) -> None:
+        self.address = address
         self._patient = patient
         self._single = single
 
@@ -30,7 +32,7 @@ class ObjectFiles:
         """See `Files`. Above 5 MiB in pieces (multipart), which appear together at the end."""
         import obstore
 
-        obstore.put(self._patient, checked(path), content)
+        buckets.whole(lambda: obstore.put(self._patient, checked(path), content))
 
     def create(self, path: str, content: bytes) -> bool:
         """See `Files`."""
@@ -45,11 +47,13 @@ class ObjectFiles:
         """See `Files`."""
         import obstore
 
-        for path in paths:
-            try:
-                obstore.delete(self._patient, checked(path))
-            except FileNotFoundError:
-                continue
+        with suppress(FileNotFoundError):
+            names = [checked(path) for path in paths]
+            buckets.whole(lambda: obstore.delete(self._patient, names))
+            return
+        for path in paths:  # GCS stops at one that is not there
+            with suppress(FileNotFoundError):
+                obstore.delete(self._patient, path)
 
     def list(self, folder: str) -> list[Entry]:
         """See `Files`. A page holds 1000 objects."""
@@ -106,10 +110,12 @@ class ObjectFiles:
         raise AssertionError("unreachable")
 
 
-def open_objects(uri: str) -> ObjectFiles:
+def open_objects(uri: str, address: Mapping[str, str] | None) -> ObjectFiles:
     """The objects below a bucket's prefix."""
     try:
-        make = buckets.connect(buckets.place_of(uri))
-        return ObjectFiles(make(buckets.RETRIES), make(0))
+        place = buckets.place_of(uri)
+        found = buckets.address_of(place) if address is None else address
+        make = buckets.connect(place, found)
+        return ObjectFiles(make(buckets.RETRIES), make(0), found)
     except StoreError as error:
         raise StoreError(f"store={error}") from error
