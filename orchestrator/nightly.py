@@ -126,7 +126,7 @@ def _night(settings: Settings, store: Store, facts: Mapping[str, str], today: st
     )
     files = {f"{one.board.benchmark}/{name}": data for one in boards for name, data in files_of(one.board).items()}
     check()
-    save_night(store, report.snapshot, {**files, **reports.files_of(report)})
+    save_night(store, report.snapshot, {**files, **reports.files_of(report)}, reports.front_page(report))
     return report
 
 

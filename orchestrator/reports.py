@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import quote
 
 from orchestrator import tables, webhook
 from orchestrator.benchmarks import OVERALL
@@ -57,18 +58,18 @@ class Report:
         """What there is to tell, in numbers; empty where nothing is different."""
         made = self.changes
         numbers = {
-            "new": len({name for one in made for name in one.new}),
-            "removed": len({name for one in made for name in one.removed}),
-            "recovered": len({name for one in made for name in one.recovered}),
-            "problems": len(self.problems),
-            "benchmarks with other data": sum(one.data is not None for one in made),
-            "re-made": len({moved.model for one in made for moved in one.moved}),
-            "significant moves": sum(bool(moved.significant) for one in made for moved in one.moved),
-            "drift alarms": sum(found.alarm for one in made for found in one.drifts),
-            "ranks changed": sum(len(one.places) for one in made),
-            "regressions": len(self.regressions),
+            "regression": len(self.regressions),
+            "problem": len(self.problems),
+            "new model": len({name for one in made for name in one.new}),
+            "removed model": len({name for one in made for name in one.removed}),
+            "recovered model": len({name for one in made for name in one.recovered}),
+            "changed data set": sum(one.data is not None for one in made),
+            "changed model": len({moved.model for one in made for moved in one.moved}),
+            "significant move": sum(bool(moved.significant) for one in made for moved in one.moved),
+            "drift alarm": sum(found.alarm for one in made for found in one.drifts),
+            "changed rank": sum(len(one.places) for one in made),
         }
-        return [f"{what} {count}" for what, count in numbers.items() if count]
+        return [f"{count} {what}{'' if count == 1 else 's'}" for what, count in numbers.items() if count]
 
     def to_json(self) -> dict[str, Any]:
         """The object of report.json."""
@@ -123,11 +124,19 @@ def payload(report: Report) -> dict[str, Any]:
     return webhook.message(report.title, [*counts, *told[:POSTED_LINES], *more], f"{report.place}/report.md")
 
 
-def as_page(report: Report) -> str:
-    """The report as a page, with the last nights as lines."""
+def front_page(report: Report) -> bytes:
+    """The page once more, for the folder above the night's."""
+    return as_page(report, f"{report.snapshot.night}/").encode()
+
+
+def as_page(report: Report, folder: str = "") -> str:
+    """The report as a page, with the last nights as lines; `folder` leads from the page to the night's files."""
+    before = report.snapshot.previous
+    nav = [(f"leaderboard of {one.benchmark}", f"{folder}{quote(one.benchmark)}/index.html") for one in report.changes]
     return render(
         "nightly",
         report.title,
+        nav=[*nav, (f"night of {before}", f"{folder}../{before}/index.html")] if before else nav,
         report=report,
         state=STATES[report.code],
         sections=[(one.benchmark, list(_tables(one)), list(_words(one))) for one in report.changes],
@@ -149,8 +158,9 @@ def as_markdown(report: Report) -> str:
     ]
     for one in report.changes:
         parts.append(f"## {tables.markdown(one.benchmark)}, rule {tables.markdown(one.rule)}")
-        parts += [f"- {tables.markdown(words)}" for words in _words(one)] or ["Nothing changed."]
-        for title, rows in _tables(one):
+        words, found = _words(one), _tables(one)
+        parts += [f"- {tables.markdown(said)}" for said in words] or ([] if found else ["Nothing changed."])
+        for title, rows in found:
             parts += [f"### {title}", tables.listing(rows, "markdown", title)]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
 

@@ -174,13 +174,16 @@ def _history(values: Mapping[str, Any]) -> History:
     return History(tuple(values["nights"]), lines)
 
 
-def save_night(store: Store, snapshot: Snapshot, files: Mapping[str, bytes]) -> str:
-    """Write a night's files, the snapshot last; the folder's path. `StoreError` rather than touch another night's."""
+def save_night(store: Store, snapshot: Snapshot, files: Mapping[str, bytes], front: bytes) -> str:
+    """Write a night's files, the snapshot last, then the front page; the folder's path.
+
+    `StoreError` rather than touch another night's files.
+    """
     folder = f"{FOLDER}/{snapshot.night}"
     content = {"schema": SCHEMA, **asdict(snapshot)}
     encoded = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
     for name, data in {**files, "snapshot.json": encoded}.items():
         if not store.create(f"{folder}/{name}", data):
             raise StoreError(f"store={store.uri}: {folder}/{name} is there already: another night wrote it")
-    store.save(f"{FOLDER}/index.html", files["index.html"])
+    store.save(f"{FOLDER}/index.html", front)
     return folder

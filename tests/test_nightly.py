@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -271,7 +272,12 @@ def test_pages_and_markdown_show_hostile_texts_as_they_are(cli: Cli, tmp_path: P
     assert done.returncode == 20, done.stderr
     night = max((store / "nightly").glob("*/"), key=os.path.getmtime)
     html = (night / "index.html").read_text()
-    assert (store / "nightly" / "index.html").read_text() == html
+    front = (store / "nightly" / "index.html").read_text()
+    assert front == html.replace('href="', f'href="{night.name}/')
+    for text, at in ((html, night), (front, night.parent)):
+        links = re.findall(r'href="([^"]+)"', text)
+        assert links
+        assert all((at / link).is_file() for link in links), links
     page = Page(html)
     names = [tag for tag, _ in page.tags]
     assert not {"script", "img"} & set(names)
