@@ -80,7 +80,7 @@ class Metered:
             self.last = now
             if self.done % max(1, self.shards // REPORTS) == 0:
                 print(
-                    f"{self.done:7d} shards  driver: {time.process_time():7.1f} s of CPU, {_resident():6.0f} MB",
+                    f"{self.done:7d} shards  driver: {time.process_time():7.1f} s of CPU, {resident():6.0f} MB",
                     flush=True,
                 )
         return event
@@ -94,7 +94,7 @@ class Metered:
         self.pool.close()
 
 
-def _resident() -> float:
+def resident() -> float:
     """Megabytes of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
@@ -190,7 +190,7 @@ def measure(gpus: int, shards: int, seconds: float, folder: str, cold: bool = Fa
     )
     lost = sum(meter.between) / (gpus * whole)
     print(f"between shards: {1000 * median(meter.between):.1f} ms (median), {lost:.1%} of the time of all GPUs")
-    print(f"driver: {used:.1f} s of CPU, {1000 * used / meter.done:.2f} ms a shard, {_resident():.0f} MB")
+    print(f"driver: {used:.1f} s of CPU, {1000 * used / meter.done:.2f} ms a shard, {resident():.0f} MB")
     assert not any(stream.left_rows for stream in scheduler.streams.values())
     return meter.busy / (gpus * computing)
 
