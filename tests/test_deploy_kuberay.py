@@ -1,8 +1,8 @@
 """`deploy/kuberay`: the overlays as kustomize builds them, checked with Kubernetes' own schemas and KubeRay's CRDs.
 
-The CRDs are not in this repository. `REWARDSWEEP_CRDS` names a folder with those of KubeRay v1.7.0
-(ray-operator/config/crd/bases) and of the Prometheus operator; `shared/crds` is the default. Without them what they
-describe is checked only as far as Kubernetes' schemas go.
+The CRDs are not in this repository: they are other projects' files. `REWARDSWEEP_CRDS` names a folder of YAML files
+that hold them, as `kubectl get crd`, `helm show crds` or the projects themselves give them (docs/deploy/kuberay.md);
+`shared/crds` is the default. Without them what they describe is checked only as far as Kubernetes' schemas go.
 """
 
 from __future__ import annotations
@@ -32,12 +32,7 @@ KUBERAY = ROOT / "deploy" / "kuberay"
 OVERLAYS = ("local", "aws", "gcp")
 KUBERNETES = "1.35.0"
 CRDS = Path(os.environ.get("REWARDSWEEP_CRDS", SHARED / "crds"))
-RAY = {"RayCluster": "ray.io_rayclusters", "RayJob": "ray.io_rayjobs", "RayCronJob": "ray.io_raycronjobs"}
-MONITORING = {
-    "PodMonitor": "monitoring.coreos.com_podmonitors",
-    "PrometheusRule": "monitoring.coreos.com_prometheusrules",
-}
-CUSTOM = RAY | MONITORING
+CUSTOM = ("RayCluster", "RayJob", "RayCronJob", "PodMonitor", "PrometheusRule")
 PART_OF = {"app.kubernetes.io/part-of": "rewardsweep"}
 
 Object = dict[str, Any]
@@ -74,13 +69,23 @@ def pod_templates(overlay: str) -> dict[str, Object]:
 
 
 @cache
+def definitions() -> dict[str, Object]:
+    """All CRDs of the folder by their kind, in whatever files and lists they stand."""
+    found: dict[str, Object] = {}
+    for path in sorted(CRDS.glob("*.y*ml")):
+        for document in yaml.load_all(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader):
+            for item in (document or {}).get("items", [document]):
+                if item and item.get("kind") == "CustomResourceDefinition":
+                    found[item["spec"]["names"]["kind"]] = item
+    return found
+
+
+@cache
 def crd(kind: str) -> Object:
     """A CRD's schema of version v1, made strict: a field it does not know is an error, as with `kubectl --validate`."""
-    path = CRDS / f"{CUSTOM[kind]}.yaml"
-    if not path.exists():
-        pytest.skip(f"no {path.name} at {CRDS} (set REWARDSWEEP_CRDS)")
-    definition = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
-    (version,) = [item for item in definition["spec"]["versions"] if item["name"] == "v1"]
+    if kind not in definitions():
+        pytest.skip(f"no CRD of {kind} at {CRDS}; set REWARDSWEEP_CRDS (docs/deploy/kuberay.md says how to get them)")
+    (version,) = [item for item in definitions()[kind]["spec"]["versions"] if item["name"] == "v1"]
     schema: Object = version["schema"]["openAPIV3Schema"]
     schema["properties"]["metadata"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     return strict(schema)
