@@ -130,7 +130,7 @@ def verify(settings: Settings) -> int:
     problems: list[str] = []
     parts = rows = 0
     specs: dict[str, ModelSpec] = {}
-    for path in store.list("measurements"):
+    for path in (entry.path for entry in store.all_parts()):
         fingerprint = path.split("/")[1]
         content = store.load(path)
         if content is None:  # went into another part meanwhile, which the next `verify` has

@@ -20,7 +20,7 @@ from orchestrator.stores import Stream
 from orchestrator.stores.compaction import compact, removable
 from orchestrator.stores.parquet import INDEX_AT, ParquetStore
 from orchestrator.stores.parts import name_of, parsed, to_bytes
-from tests.store_rows import FOLDER, OTHER, SPEC, row, told
+from tests.store_rows import FOLDER, OTHER, SPEC, held_is, row, told
 from workers.errors import StoreError
 
 INDEX = f"index/{SPEC.fingerprint}"
@@ -54,16 +54,22 @@ def filled(store: ParquetStore, parts: int = 12) -> Stream:
 def test_merging_indexing_and_removing_change_nothing_that_is_read(store: ParquetStore) -> None:
     before = filled(store)
     assert before.conflicts == 1
+    assert held_is(store, before)
+    assert len(store.footers(SPEC.fingerprint, 5)) == 5
     assert len(before.provenance) == 12
     done = compact(store, SPEC.fingerprint)
     assert (done.parts, done.merged, done.damaged) == (12, 1, ())
     assert len(store.list(FOLDER)) == 13
     assert same(store.read(SPEC.fingerprint), before)
+    assert held_is(store, before)
     assert collect(store) == 12
     assert len(store.list(FOLDER)) == 1
+    assert len(store.footers(SPEC.fingerprint, 5)) == 5
     assert same(store.read(SPEC.fingerprint), before)
+    assert held_is(store, before)
     store.remove(INDEX)
     assert same(store.read(SPEC.fingerprint), before)
+    assert held_is(store, before)
     assert store.fingerprints() == sorted([SPEC.fingerprint, OTHER.fingerprint])
 
 
@@ -330,6 +336,7 @@ class Interleaving(RuleBasedStateMachine):
             assert found.rows.keys() == self.written
             assert {facts["shard"] for facts in found.provenance} == self.shards
             assert found.damaged == ()
+            assert held_is(store, found)
 
 
 TestInterleaving = Interleaving.TestCase

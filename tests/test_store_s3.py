@@ -107,6 +107,25 @@ def test_listings_come_in_pages(s3: ParquetStore) -> None:
     assert s3.list("many") == paths
 
 
+def test_models_are_named_by_one_request_and_their_parts_by_one_each(
+    server: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultyProxy(server, lambda *_: "") as proxy:
+        store = through(proxy, bucket, monkeypatch)
+        paths = sorted(f"measurements/{model}/{part}.parquet" for model in range(40) for part in range(5))
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(lambda path: store.save(path, b""), paths))
+        proxy.asked.clear()
+        assert store.fingerprints() == sorted(map(str, range(40)))
+        assert len(proxy.asked) == 1
+        proxy.asked.clear()
+        assert [entry.path for entry in store.all_parts()] == paths
+        assert len(proxy.asked) == 41
+        proxy.asked.clear()
+        assert store.unfinished() == []
+        assert len(proxy.asked) == 1
+
+
 def test_conditional_writes_exclude(s3: ParquetStore) -> None:
     s3.check_exclusive()
     with ThreadPoolExecutor(16) as pool:

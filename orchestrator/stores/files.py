@@ -13,9 +13,6 @@ from typing import Protocol
 from workers import buckets
 from workers.errors import StoreError
 
-LOCK = ".lock"
-"""A file that a folder's lock is held on; it stays, since removing it would break the lock."""
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -50,8 +47,14 @@ class Files(Protocol):
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder that hold a finished file, in no order; asks far less than `list`."""
+
+    def unfinished(self) -> list[Entry]:
+        """What killed writers left behind, and what those that write now have not finished."""
+
     def list(self, folder: str) -> list[Entry]:
-        """All files below a folder, unfinished ones too, in no order."""
+        """All files below a folder but unfinished ones, in no order."""
 
     def explained(self, error: Exception) -> str:
         """Why something failed, and what to do about it, in one line."""

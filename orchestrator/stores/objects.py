@@ -12,6 +12,7 @@ from workers import buckets
 from workers.errors import StoreError
 
 if TYPE_CHECKING:
+    from obstore import ListResult, ObjectMeta
     from obstore.store import ObjectStore
 
 
@@ -55,22 +56,22 @@ class ObjectFiles:
             with suppress(FileNotFoundError):
                 obstore.delete(self._patient, path)
 
+    def folders(self, folder: str) -> list[str]:
+        """See `Files`. One request for 1000 folders, however much is in them."""
+        return [path.rpartition("/")[2] for path in self._level(checked(folder))["common_prefixes"]]
+
+    def unfinished(self) -> list[Entry]:
+        """See `Files`. An object is put whole; a probe at the top is all that may be left."""
+        return [entry for entry in map(_entry, self._level(None)["objects"]) if entry.path.startswith(".")]
+
     def list(self, folder: str) -> list[Entry]:
         """See `Files`. A page holds 1000 objects."""
         import obstore
 
         prefix = checked(folder) if folder else None
         pages = buckets.whole(lambda: list(obstore.list(self._patient, prefix=prefix, chunk_size=1000)))
-        return [
-            Entry(
-                found["path"],
-                found["size"],
-                f"{found['size']}-{found['e_tag']}-{found['version']}",
-                found["last_modified"].timestamp(),
-            )
-            for page in pages
-            for found in page
-        ]
+        found = [_entry(found) for page in pages for found in page]
+        return [entry for entry in found if not entry.path.rpartition("/")[2].startswith(".")]
 
     def explained(self, error: Exception) -> str:
         """See `Files`."""
@@ -90,6 +91,12 @@ class ObjectFiles:
         version = {name: found.meta.get(name) for name in ("e_tag", "version")}
         return content, {name: str(value) for name, value in version.items() if value is not None}
 
+    def _level(self, folder: str | None) -> ListResult[Sequence[ObjectMeta]]:
+        """What is in a folder itself, not below the folders in it."""
+        import obstore
+
+        return buckets.whole(lambda: obstore.list_with_delimiter(self._patient, folder))
+
     def _conditional(self, path: str, content: bytes, mode: Any) -> bool:
         """A put under a condition. After an answer that was lost, a refusal may be the echo of our own success."""
         import obstore
@@ -108,6 +115,11 @@ class ObjectFiles:
                 doubtful = True
                 time.sleep(pause)
         raise AssertionError("unreachable")
+
+
+def _entry(found: ObjectMeta) -> Entry:
+    stamp = f"{found['size']}-{found['e_tag']}-{found['version']}"
+    return Entry(found["path"], found["size"], stamp, found["last_modified"].timestamp())
 
 
 def open_objects(uri: str, address: Mapping[str, str] | None) -> ObjectFiles:
