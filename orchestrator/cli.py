@@ -34,6 +34,7 @@ from orchestrator import (
     gantt,
     inspect,
     leaderboards,
+    maintenance,
     multirun,
     usage,
     zoo,
@@ -65,6 +66,8 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "import": exchange.import_results,
     "export": exchange.export_results,
     "nightly": nightly,
+    "compact": maintenance.compact,
+    "gc": maintenance.gc,
 }
 
 NAMING = ("compare", "correlate", "site", "timeline", "import", "export")

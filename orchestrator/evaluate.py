@@ -91,7 +91,7 @@ def say_nothing_owed(todo: Plan) -> None:
 
 @contextmanager
 def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterator[Pool | None]:
-    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens.
+    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens. Indexes follow.
 
     Meanwhile SIGTERM stops the sweep as Ctrl-C does, and what Ray prints goes to standard error.
     """
@@ -105,6 +105,9 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
+    for fingerprint, owed in requests.items():
+        if owed:
+            store.index(fingerprint)
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:

@@ -152,6 +152,8 @@ def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
     for stream in held.values():
         for problem in stream.damaged:
             say(f"warning: {problem}; its rows count as absent and are scored again")
+        for note in stream.notes:
+            say(f"warning: {note}")
         if stream.conflicts:
             say(f"warning: {stream.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
     return held

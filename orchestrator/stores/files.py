@@ -7,12 +7,15 @@ line with the remedy. A file appears whole or not at all; so says every method t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from workers.errors import StoreError
+
+LOCK = ".lock"
+"""A file that a folder's lock is held on; it stays, since removing it would break the lock."""
 
 SEGMENT = re.compile(r"[^/\\\0-\x1f\x7f]+")
 
@@ -28,7 +31,12 @@ class Entry:
 
 
 class Files(Protocol):
-    """A place for files, safe to use from many threads, machines and processes at once."""
+    """A place for files, safe to use from many threads, machines and processes at once.
+
+    `address` is what another process needs besides the URI to mean the same place, and no secret.
+    """
+
+    address: Mapping[str, str]
 
     def read(self, path: str) -> bytes | None:
         """A file's content, None where there is none."""
@@ -52,8 +60,11 @@ class Files(Protocol):
         """Why something failed, and what to do about it, in one line."""
 
 
-def open_files(uri: str) -> Files:
-    """The place at a path or URI; `StoreError` where there is no such kind, or where it cannot be used here."""
+def open_files(uri: str, address: Mapping[str, str] | None = None) -> Files:
+    """The place at a path or URI; `StoreError` where there is no such kind, or where it cannot be used here.
+
+    Without an `address`, endpoint and region are looked for in the environment.
+    """
     from orchestrator.stores.folder import FolderFiles
     from orchestrator.stores.objects import KINDS, open_objects
 
@@ -71,7 +82,7 @@ def open_files(uri: str) -> Files:
     if not parts.netloc:
         raise StoreError(f"store={uri}: names no bucket; give {kind}://bucket/prefix")
     prefix = parts.path.strip("/")
-    return open_objects(kind, parts.netloc, checked(prefix) if prefix else "")
+    return open_objects(kind, parts.netloc, checked(prefix) if prefix else "", address)
 
 
 def checked(path: str) -> str:

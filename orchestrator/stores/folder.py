@@ -6,14 +6,12 @@ import errno
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.stores.files import Entry, checked
+from orchestrator.stores.files import LOCK, Entry, checked
 from workers.errors import first_line
-
-LOCK = ".lock"
 
 REMEDIES = {
     errno.ENOSPC: "free some space, or give another store",
@@ -29,6 +27,7 @@ class FolderFiles:
 
     def __init__(self, root: str) -> None:
         self._root = root.rstrip("/") or "/"
+        self.address: Mapping[str, str] = {}
 
     def read(self, path: str) -> bytes | None:
         """See `Files`."""

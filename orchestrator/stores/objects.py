@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.stores.files import Entry, checked
 from workers.errors import StoreError, first_line
@@ -23,14 +24,20 @@ if TYPE_CHECKING:
 
 RETRIES, RETRY_SECONDS = 8, 120
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-TIMEOUT = timedelta(seconds=60)
-"""Of one request, a multipart upload's pieces counted singly."""
+SILENCE, TIMEOUT = timedelta(seconds=60), timedelta(minutes=10)
+"""How long a request may go without a byte, and altogether; a multipart upload's pieces are counted singly."""
+
+
+Result = TypeVar("Result")
+Connect = Callable[[int], Any]
+"""Makes a client of a store that tries again so many times."""
 
 
 class ObjectFiles:
     """Objects below a prefix. `patient` tries again by itself; `single` does not, as conditional writes need."""
 
-    def __init__(self, patient: ObjectStore, single: ObjectStore) -> None:
+    def __init__(self, patient: ObjectStore, single: ObjectStore, address: Mapping[str, str]) -> None:
+        self.address = address
         self._patient = patient
         self._single = single
 
@@ -43,7 +50,7 @@ class ObjectFiles:
         """See `Files`. Above 5 MiB in pieces (multipart), which appear together at the end."""
         import obstore
 
-        obstore.put(self._patient, checked(path), content)
+        _whole(lambda: obstore.put(self._patient, checked(path), content))
 
     def create(self, path: str, content: bytes) -> bool:
         """See `Files`."""
@@ -58,17 +65,20 @@ class ObjectFiles:
         """See `Files`."""
         import obstore
 
-        for path in paths:
-            try:
-                obstore.delete(self._patient, checked(path))
-            except FileNotFoundError:
-                continue
+        with suppress(FileNotFoundError):
+            names = [checked(path) for path in paths]
+            _whole(lambda: obstore.delete(self._patient, names))
+            return
+        for path in paths:  # GCS stops at one that is not there
+            with suppress(FileNotFoundError):
+                obstore.delete(self._patient, path)
 
     def list(self, folder: str) -> list[Entry]:
         """See `Files`. A page holds 1000 objects."""
         import obstore
 
-        pages = obstore.list(self._patient, prefix=checked(folder) if folder else None, chunk_size=1000)
+        prefix = checked(folder) if folder else None
+        pages = _whole(lambda: list(obstore.list(self._patient, prefix=prefix, chunk_size=1000)))
         return [
             Entry(
                 found["path"],
@@ -85,9 +95,9 @@ class ObjectFiles:
         kind, text = type(error).__name__, first_line(error)
         if "NoSuchBucket" in str(error) or "bucket does not exist" in str(error):
             return "no such bucket; create it, or correct its name"
-        if kind == "PermissionDeniedError":
+        if kind == "PermissionDeniedError" or "403 Forbidden" in text:
             return "access denied; these credentials need the rights that docs/store.md lists"
-        if kind == "UnauthenticatedError":
+        if kind == "UnauthenticatedError" or "401 Unauthorized" in text:
             return "the credentials are missing, wrong or out of date; see docs/store.md"
         return f"{text}; check the network and the endpoint, then run the same command again"
 
@@ -110,27 +120,49 @@ class ObjectFiles:
         import obstore
         from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
-        doubtful, pause = False, FIRST_PAUSE
-        for attempt in range(RETRIES + 1):
+        doubtful = False
+        for pause in (*pauses(), None):
             try:
                 obstore.put(self._single, checked(path), content, mode=mode)
                 return True
             except (AlreadyExistsError, PreconditionError):
                 return doubtful and self.read(path) == content
             except GenericError:
-                if attempt == RETRIES:
+                if pause is None:
                     raise
                 doubtful = True
-            time.sleep(random.uniform(pause / 2, pause))
-            pause = min(2 * pause, LONGEST_PAUSE)
+                time.sleep(pause)
         raise AssertionError("unreachable")
 
 
-def open_objects(kind: str, bucket: str, prefix: str) -> ObjectFiles:
+def _whole(call: Callable[[], Result]) -> Result:
+    """Ask again where an answer began and broke off: obstore does so for what it fetches, not for its listings."""
+    from obstore.exceptions import GenericError
+
+    for pause in pauses():
+        try:
+            return call()
+        except GenericError as error:
+            if "body error" not in str(error):
+                raise
+            time.sleep(pause)
+    return call()
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between tries: exponential, with jitter."""
+    for retry in range(RETRIES):
+        longest = min(FIRST_PAUSE * 2**retry, LONGEST_PAUSE)
+        yield random.uniform(longest / 2, longest)
+
+
+def open_objects(kind: str, bucket: str, prefix: str, address: Mapping[str, str] | None) -> ObjectFiles:
     """The objects of a bucket below a prefix."""
     try:
-        make = KINDS[kind](bucket, prefix)
-        return ObjectFiles(make(RETRIES), make(0))
+        find, connect = KINDS[kind]
+        found = find() if address is None else address
+        make = connect(bucket, prefix, found)
+        return ObjectFiles(make(RETRIES), make(0), found)
     except ImportError as error:
         extra = {"gs": "gcs"}.get(kind, kind)
         raise StoreError(
@@ -138,58 +170,58 @@ def open_objects(kind: str, bucket: str, prefix: str) -> ObjectFiles:
         ) from error
 
 
-def _client(endpoint: str, retries: int) -> dict[str, Any]:
-    """Options that every kind shares."""
-    backoff = {
-        "init_backoff": timedelta(seconds=FIRST_PAUSE),
-        "max_backoff": timedelta(seconds=LONGEST_PAUSE),
-        "base": 2,
-    }
-    return {
-        "client_options": {"allow_http": endpoint.startswith("http://"), "timeout": TIMEOUT},
-        "retry_config": {
-            "max_retries": retries,
-            "retry_timeout": timedelta(seconds=RETRY_SECONDS),
-            "backoff": backoff,
-        },
-    }
-
-
-def _s3(bucket: str, prefix: str) -> Callable[[int], ObjectStore]:
-    """Amazon's S3 or whatever speaks it; endpoint, region and credentials as every AWS tool finds them."""
+def _s3_address() -> dict[str, str]:
+    """Endpoint and region, as every AWS tool finds them: in the environment, else in the profile."""
     import botocore.session
-    from obstore.auth.boto3 import Boto3CredentialProvider
-    from obstore.store import S3Store
+    from botocore.exceptions import BotoCoreError
 
     try:
         session = botocore.session.get_session()
         profile = session.get_scoped_config()
         region = session.get_config_variable("region") or os.environ.get("AWS_REGION") or "us-east-1"
-    except botocore.exceptions.BotoCoreError as error:
-        raise StoreError(f"store=s3://{bucket}: {first_line(error)}; see docs/store.md") from error
+    except BotoCoreError as error:
+        raise StoreError(f"store=s3://...: {first_line(error)}; see docs/store.md") from error
     named = (os.environ.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
     endpoint = next(filter(None, named), profile.get("endpoint_url", ""))
-    options: dict[str, Any] = {"region": region, **({"endpoint": endpoint} if endpoint else {})}
+    return {"region": region, **({"endpoint": endpoint} if endpoint else {})}
+
+
+def _s3(bucket: str, prefix: str, address: Mapping[str, str]) -> Connect:
+    """Amazon's S3 or whatever speaks it, with botocore's credentials."""
+    import botocore.session
+    from obstore.auth.boto3 import Boto3CredentialProvider
+    from obstore.store import S3Store
+
+    options: dict[str, Any] = dict(address)
     if os.environ.get("AWS_SKIP_SIGNATURE", "").lower() not in ("true", "1"):
+        session = botocore.session.get_session()
         if session.get_credentials() is None:
             raise StoreError(
                 f"store=s3://{bucket}: no AWS credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or give this machine a role (docs/store.md)"
             )
         options["credential_provider"] = Boto3CredentialProvider(session)
-    return lambda retries: S3Store(bucket, prefix=prefix or None, **options, **_client(endpoint, retries))
+    shared = _client(address.get("endpoint", ""))
+    return lambda retries: S3Store(bucket, prefix=prefix or None, **options, **shared(retries))
 
 
-def _gcs(bucket: str, prefix: str) -> Callable[[int], ObjectStore]:
-    """Google's Cloud Storage, or an emulator at STORAGE_EMULATOR_HOST, which asks for no credentials."""
+def _gcs_address() -> dict[str, str]:
+    """The endpoint of an emulator, as Google's own libraries find it."""
+    host = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    return {"endpoint": host if "://" in host else f"http://{host}"} if host else {}
+
+
+def _gcs(bucket: str, prefix: str, address: Mapping[str, str]) -> Connect:
+    """Google's Cloud Storage with google-auth's credentials, or an emulator, which asks for none."""
     import google.auth.exceptions
     from obstore.auth.google import GoogleCredentialProvider
     from obstore.store import GCSStore
 
-    host = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    endpoint = host if "://" in host or not host else f"http://{host}"
-    options: dict[str, Any] = {"base_url": endpoint, "skip_signature": True} if endpoint else {}
-    if not endpoint:
+    endpoint = address.get("endpoint", "")
+    options: dict[str, Any] = {"base_url": endpoint} if endpoint else {}
+    if endpoint:  # obstore asks for a token even where requests are not signed
+        options["credential_provider"] = lambda: {"token": "emulator", "expires_at": None}
+    else:
         try:
             options["credential_provider"] = GoogleCredentialProvider()
         except google.auth.exceptions.DefaultCredentialsError as error:
@@ -197,10 +229,11 @@ def _gcs(bucket: str, prefix: str) -> Callable[[int], ObjectStore]:
                 f"store=gs://{bucket}: no Google credentials were found; run `gcloud auth application-default login`, "
                 "set GOOGLE_APPLICATION_CREDENTIALS, or give this machine a service account (docs/store.md)"
             ) from error
-    return lambda retries: GCSStore(bucket, prefix=prefix or None, **options, **_client(endpoint, retries))
+    shared = _client(endpoint)
+    return lambda retries: GCSStore(bucket, prefix=prefix or None, **options, **shared(retries))
 
 
-def _memory(bucket: str, prefix: str) -> Callable[[int], ObjectStore]:
+def _memory(bucket: str, prefix: str, address: Mapping[str, str]) -> Connect:
     """Nothing outlives the process; for tests."""
     found = _memories(bucket, prefix)
     return lambda retries: found
@@ -213,4 +246,24 @@ def _memories(bucket: str, prefix: str) -> ObjectStore:
     return MemoryStore()
 
 
-KINDS: dict[str, Callable[[str, str], Callable[[int], ObjectStore]]] = {"s3": _s3, "gs": _gcs, "memory": _memory}
+def _client(endpoint: str) -> Callable[[int], dict[str, Any]]:
+    """Options that every kind shares, for a number of retries."""
+    first, longest = timedelta(seconds=FIRST_PAUSE), timedelta(seconds=LONGEST_PAUSE)
+    backoff = {"init_backoff": first, "max_backoff": longest, "base": 2}
+    limits = {"retry_timeout": timedelta(seconds=RETRY_SECONDS), "backoff": backoff}
+    return lambda retries: {
+        "client_options": {
+            "allow_http": endpoint.startswith("http://"),
+            "read_timeout": SILENCE,
+            "timeout": TIMEOUT,
+        },
+        "retry_config": {"max_retries": retries, **limits},
+    }
+
+
+KINDS: dict[str, tuple[Callable[[], dict[str, str]], Callable[[str, str, Mapping[str, str]], Connect]]] = {
+    "s3": (_s3_address, _s3),
+    "gs": (_gcs_address, _gcs),
+    "memory": (dict, _memory),
+}
+"""How each kind finds its address, and how it connects to it."""
