@@ -103,8 +103,8 @@ def soak(gpus: int, shards: int, folder: str) -> Instant:
     sizes = [size for _, size in pool.marks]
     print(f"{pool.done} shards, {todo.owed} rows, {gpus} workers; ms of CPU a shard in each {pool.every}:")
     print(" ".join(f"{one:.3f}" for one in each))
-    first, last = sizes[1], sizes[-1]
-    print(f"resident MB: {sizes[0]:.0f} before, {first:.0f} after the first, {max(sizes):.0f} at most, {last:.0f} last")
+    print(f"resident MB, {sizes[0]:.0f} before:")
+    print(" ".join(f"{size:.0f}" for size in sizes[1:]))
     return pool
 
 
