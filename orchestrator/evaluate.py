@@ -18,7 +18,7 @@ from orchestrator.cost import CPU
 from orchestrator.driver import Pool
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
-from orchestrator.outlook import compared, outlook
+from orchestrator.outlook import as_a_whole, compared, outlook
 from orchestrator.paths import CONF_DIR
 from orchestrator.pin import check_entry, cuda_here, pin_model
 from orchestrator.placing import Prediction
@@ -91,7 +91,7 @@ def _run(settings: Settings, run_id: str) -> int:
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
         outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=paid(store, todo))
         records.save_outcome(store, run_id, outcome)
-        _report_prediction(settings, store, record)
+        _report_prediction(settings, store, replace(record, outcome=outcome))
     if outcome.state != "done":
         return _stopped(settings, outcome)
     folders = show_boards(store, settings, list(hashes), [model.name for model in prepared.models])
@@ -274,8 +274,10 @@ def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
 
 def _report_prediction(settings: Settings, store: Store, run: Run) -> None:
     """What the run's models took, against what its plan expected."""
-    for line in compared(store, run, cluster.priced(settings.dollars)):
+    for line in compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)):
         say(str(line))
+    if whole := as_a_whole(run):
+        say(whole)
 
 
 def _stopped(settings: Settings, outcome: Outcome) -> int:
