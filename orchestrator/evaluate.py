@@ -18,7 +18,7 @@ from orchestrator.cost import CPU
 from orchestrator.driver import Pool
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
-from orchestrator.outlook import compared, outlook
+from orchestrator.outlook import as_a_whole, compared, outlook
 from orchestrator.paths import CONF_DIR
 from orchestrator.pin import check_entry, cuda_here, pin_model
 from orchestrator.placing import Prediction
@@ -83,15 +83,16 @@ def _run(settings: Settings, run_id: str) -> int:
         store.prepare()
         hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
         todo = prepared.plan
-        predicted = planned.record(prepared.prediction)
         counts = (todo.total, todo.total - todo.owed)
-        record = Run(run_id, provenance.now(), prepared.models, hashes, *counts, facts, predicted)
+        record = Run(
+            run_id, provenance.now(), prepared.models, hashes, *counts, facts, planned.record(prepared.prediction)
+        )
         records.save_run(store, record)
         outcome = _execute(settings, store, run_id, prepared, pool) if pool is not None else _nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
         outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=paid(store, todo))
         records.save_outcome(store, run_id, outcome)
-        _report_prediction(settings, store, record)
+        _report_prediction(settings, store, replace(record, outcome=outcome))
     if outcome.state != "done":
         return _stopped(settings, outcome)
     folders = show_boards(store, settings, list(hashes), [model.name for model in prepared.models])
@@ -124,13 +125,11 @@ def benchmark_names(settings: Settings) -> tuple[str, ...]:
 
 def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
     """What the store has of each of the models' streams; damage is said aloud."""
-    fingerprints = {spec.fingerprint for model in models for spec in model.streams}
-    held = {fingerprint: store.held(fingerprint) for fingerprint in sorted(fingerprints)}
+    held = {name: store.held(name) for name in sorted({spec.fingerprint for model in models for spec in model.streams})}
     for one in held.values():
-        for problem in one.damaged:
-            say(f"warning: {problem}; its rows count as absent and are scored again")
-        for note in one.notes:
-            say(f"warning: {note}")
+        absent = [f"{problem}; its rows count as absent and are scored again" for problem in one.damaged]
+        for warning in (*absent, *one.notes):
+            say(f"warning: {warning}")
         if one.conflicts:
             say(f"warning: {one.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
     return held
@@ -213,9 +212,8 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
-    for fingerprint, owed in requests.items():
-        if owed:
-            store.index(fingerprint)
+    for fingerprint in (name for name, owed in requests.items() if owed):
+        store.index(fingerprint)
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:
@@ -275,8 +273,10 @@ def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
 
 def _report_prediction(settings: Settings, store: Store, run: Run) -> None:
     """What the run's models took, against what its plan expected."""
-    for line in compared(store, run, cluster.priced(settings.dollars)):
+    for line in compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)):
         say(str(line))
+    if whole := as_a_whole(run):
+        say(whole)
 
 
 def _stopped(settings: Settings, outcome: Outcome) -> int:

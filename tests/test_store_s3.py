@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import socket
-import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -18,16 +15,16 @@ from pathlib import Path
 import boto3
 import pytest
 
-from orchestrator.stores import objects
 from orchestrator.stores.compaction import compact, removable
 from orchestrator.stores.parquet import ParquetStore
 from tests.conftest import Cli
 from tests.faulty_proxy import FaultyProxy
+from tests.moto_server import SECRET, moto_server, use
 from tests.store_rows import FOLDER, SPEC, row
+from workers import buckets
 from workers.errors import StoreError
 
 WRITERS = 64
-CANARY = "canary-5f3d9c"
 LARGE = 12 * 2**20
 
 
@@ -37,36 +34,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if os.environ.get("REWARDSWEEP_S3_ENDPOINT"):
         yield os.environ["REWARDSWEEP_S3_ENDPOINT"]
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
+    with moto_server(tmp_path_factory.mktemp("moto") / "log") as url:
+        yield url
 
 
 @pytest.fixture
 def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh bucket; endpoint and keys are in the environment, as a user would have them."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    settings = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": os.environ.get("REWARDSWEEP_S3_KEY", "S3RVER"),
-        "AWS_SECRET_ACCESS_KEY": os.environ.get("REWARDSWEEP_S3_SECRET", CANARY),
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+    use(monkeypatch, server)
+    for name, given in {"ACCESS_KEY_ID": "KEY", "SECRET_ACCESS_KEY": "SECRET"}.items():
+        if f"REWARDSWEEP_S3_{given}" in os.environ:
+            monkeypatch.setenv(f"AWS_{name}", os.environ[f"REWARDSWEEP_S3_{given}"])
     name = f"b-{uuid.uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=name)
     return name
@@ -80,8 +58,8 @@ def s3(bucket: str) -> ParquetStore:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds between tries; their number is as ever."""
-    monkeypatch.setattr(objects, "FIRST_PAUSE", 0.005)
-    monkeypatch.setattr(objects, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(buckets, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(buckets, "LONGEST_PAUSE", 0.05)
 
 
 def through(proxy: FaultyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> ParquetStore:
@@ -113,7 +91,7 @@ def test_a_store_is_written_read_merged_and_cleaned(s3: ParquetStore) -> None:
 def test_64_writers_at_once_lose_nothing(s3: ParquetStore) -> None:
     """Each with a store of its own, as it arrives on a worker."""
     packed = pickle.dumps(s3)
-    assert CANARY.encode() not in packed
+    assert SECRET.encode() not in packed
 
     def write(writer: int) -> None:
         own: ParquetStore = pickle.loads(packed)
@@ -236,7 +214,7 @@ def test_what_lasts_ends_with_one_line_after_a_bounded_number_of_tries(
             proxy.asked.clear()
             with pytest.raises(StoreError, match="check the network and the endpoint") as caught:
                 attempt()
-            assert len(proxy.asked) == objects.RETRIES + 1
+            assert len(proxy.asked) == buckets.RETRIES + 1
             assert "\n" not in str(caught.value)
 
 
@@ -262,7 +240,7 @@ def test_what_trying_again_cannot_mend_is_said_at_once(
                 attempt()
             assert len(proxy.asked) == 1
             assert "\n" not in str(caught.value)
-            assert CANARY not in str(caught.value)
+            assert SECRET not in str(caught.value)
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket: str) -> None:
@@ -313,7 +291,7 @@ def test_the_endpoint_travels_to_workers_and_the_keys_do_not(s3: ParquetStore, m
     packed = pickle.dumps(s3)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     assert pickle.loads(packed).load("a") == b"1"
-    assert CANARY.encode() not in packed
+    assert SECRET.encode() not in packed
 
 
 def test_the_command_line_sweeps_into_a_bucket_and_leaves_no_secret(cli: Cli, bucket: str, s3: ParquetStore) -> None:
@@ -326,11 +304,11 @@ def test_the_command_line_sweeps_into_a_bucket_and_leaves_no_secret(cli: Cli, bu
     for verb in ("verify", "compact", "gc", "status"):
         done = cli(verb, f"store={s3.uri}")
         assert done.returncode == 0, done.stderr
-        assert CANARY not in done.stdout + done.stderr
+        assert SECRET not in done.stdout + done.stderr
     paths = s3.list("")
     assert len(paths) > 8
-    assert not [path for path in paths if CANARY.encode() in (s3.load(path) or b"")]
-    assert CANARY not in first.stdout + first.stderr
+    assert not [path for path in paths if SECRET.encode() in (s3.load(path) or b"")]
+    assert SECRET not in first.stdout + first.stderr
     wrong = cli("leaderboard", f"store=s3://{bucket}-no/x")
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
