@@ -33,6 +33,7 @@ from orchestrator import (
     gantt,
     inspect,
     leaderboards,
+    maintenance,
     multirun,
     usage,
     zoo,
@@ -62,6 +63,8 @@ VERBS: dict[str, Callable[[Settings], int]] = {
     "timeline": gantt.timeline,
     "import": exchange.import_results,
     "export": exchange.export_results,
+    "compact": maintenance.compact,
+    "gc": maintenance.gc,
 }
 
 NAMING = ("compare", "correlate", "site", "timeline", "import", "export")

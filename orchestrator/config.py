@@ -18,6 +18,7 @@ from workers.errors import InputError, first_line
 from workers.logs import Form
 
 KEYS = (
+    "apply",
     "benchmarks",
     "data",
     "deadline",
@@ -25,6 +26,9 @@ KEYS = (
     "dollars",
     "gpu",
     "gpus",
+    "grace_hours",
+    "keep_days",
+    "keep_runs",
     "log",
     "models",
     "names",
@@ -72,6 +76,10 @@ class Settings:
     priority: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     push: str | None = None
+    apply: bool = False
+    keep_runs: int | None = None
+    keep_days: float | None = None
+    grace_hours: float = 24
     what_if: tuple[Offer, ...] | None = None
     dollars: Mapping[str, float] = field(default_factory=dict)
 
@@ -107,6 +115,10 @@ def settings(config: DictConfig) -> Settings:
         priority=_priority(values["priority"], values["models"]),
         log=values["log"],
         push=_text("push", values["push"]),
+        apply=_flag("apply", values["apply"]),
+        keep_runs=_count("keep_runs", values["keep_runs"]) if values["keep_runs"] is not None else None,
+        keep_days=_amount("keep_days", values["keep_days"]) if values["keep_days"] is not None else None,
+        grace_hours=_amount("grace_hours", values["grace_hours"]),
         names=tuple(dict.fromkeys(map(str, values["names"] or ()))),
         what_if=_what_if(values),
         dollars=cluster.prices(values["dollars"]),
@@ -161,6 +173,18 @@ def _choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
 def _count(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InputError(f"{key}={value}: must be a whole number of at least 1")
+    return value
+
+
+def _amount(key: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0 or value == float("inf"):
+        raise InputError(f"{key}={value}: must be a number of at least 0")
+    return float(value)
+
+
+def _flag(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{key}={value}: must be true or false")
     return value
 
 

@@ -83,9 +83,10 @@ def _run(settings: Settings, run_id: str) -> int:
         store.prepare()
         hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
         todo = prepared.plan
-        predicted = planned.record(prepared.prediction)
         counts = (todo.total, todo.total - todo.owed)
-        record = Run(run_id, provenance.now(), prepared.models, hashes, *counts, facts, predicted)
+        record = Run(
+            run_id, provenance.now(), prepared.models, hashes, *counts, facts, planned.record(prepared.prediction)
+        )
         records.save_run(store, record)
         outcome = _execute(settings, store, run_id, prepared, pool) if pool is not None else _nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
@@ -124,9 +125,13 @@ def benchmark_names(settings: Settings) -> tuple[str, ...]:
 
 def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
     """What the store has of each of the models' streams; damage is said aloud."""
-    fingerprints = {spec.fingerprint for model in models for spec in model.streams}
-    held = {fingerprint: store.held(fingerprint) for fingerprint in sorted(fingerprints)}
-    _report_damage(held.values())
+    held = {name: store.held(name) for name in sorted({spec.fingerprint for model in models for spec in model.streams})}
+    for one in held.values():
+        absent = [f"{problem}; its rows count as absent and are scored again" for problem in one.damaged]
+        for warning in (*absent, *one.notes):
+            say(f"warning: {warning}")
+        if one.conflicts:
+            say(f"warning: {one.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
     return held
 
 
@@ -181,14 +186,6 @@ def uses_cuda(settings: Settings) -> bool:
     return cuda_here()
 
 
-def _report_damage(streams: Iterable[Held]) -> None:
-    for stream in streams:
-        for problem in stream.damaged:
-            say(f"warning: {problem}; its rows count as absent and are scored again")
-        if stream.conflicts:
-            say(f"warning: {stream.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
-
-
 def _nothing_owed(todo: Plan) -> Outcome:
     say_nothing_owed(todo)
     return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0, 0), ())
@@ -201,7 +198,7 @@ def say_nothing_owed(todo: Plan) -> None:
 
 @contextmanager
 def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterator[Pool | None]:
-    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens.
+    """The pool that scores what is owed, None where nothing is; closed at the end, whatever happens. Indexes follow.
 
     Meanwhile SIGTERM stops the sweep as Ctrl-C does, and what Ray prints goes to standard error.
     """
@@ -215,6 +212,8 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
+    for fingerprint in (name for name, owed in requests.items() if owed):
+        store.index(fingerprint)
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:

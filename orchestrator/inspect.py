@@ -20,7 +20,7 @@ from orchestrator.progress import say
 from orchestrator.records import Run
 from orchestrator.spent import Spent, spent
 from orchestrator.stores import Store
-from orchestrator.stores.parquet import check_keys, read_part
+from orchestrator.stores.parts import check_keys, read_part
 from workers import plugins
 from workers.errors import StoreError, SweepError
 from workers.fetch import fetch, local
@@ -131,10 +131,13 @@ def verify(settings: Settings) -> int:
     problems: list[str] = []
     parts = rows = 0
     specs: dict[str, ModelSpec] = {}
-    for path in store.list("measurements"):
+    for path in (entry.path for entry in store.all_parts()):
         fingerprint = path.split("/")[1]
+        content = store.load(path)
+        if content is None:  # went into another part meanwhile, which the next `verify` has
+            continue
         try:
-            found, footer = read_part(store.load(path) or b"", path)
+            found, footer = read_part(content, path)
         except StoreError as error:
             problems.append(f"{error}; delete it, and `rewardsweep run` scores its rows again")
             continue

@@ -20,6 +20,7 @@ from orchestrator.reducer import Imported, Leaderboard, Lookup, ScoredRow, judge
 from orchestrator.site import page
 from orchestrator.spent import Spent, spent
 from orchestrator.stores import Store, Stream, open_store
+from orchestrator.stores.parquet import ParquetStore
 from workers import plugins
 from workers.errors import InputError
 from workers.protocol import Measurement, Model
@@ -89,9 +90,9 @@ def save_board(store: Store, made: Leaderboard) -> str:
     return f"{store.uri}/{folder}"
 
 
-def existing_store(settings: Settings) -> Store:
+def existing_store(settings: Settings) -> ParquetStore:
     """The store, which must exist."""
-    store: Store = open_store(settings.store)
+    store = open_store(settings.store)
     if not store.exists():
         raise InputError(f"store={settings.store}: no store there; run `rewardsweep run ... store=...` first")
     return store

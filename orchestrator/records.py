@@ -112,12 +112,18 @@ def load_runs(store: Store) -> list[Run]:
     """All runs, oldest first."""
     specs: dict[str, ModelSpec] = {}
     names = sorted({path.split("/")[1] for path in store.list("runs") if path.endswith("/run.json")})
-    return [_load_run(store, name, specs) for name in names]
+    runs = (_load_run(store, name, specs) for name in names)
+    return [run for run in runs if run is not None]
 
 
-def _load_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
+def _load_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run | None:
+    """None where the run was removed meanwhile, as `rewardsweep gc` may."""
     try:
         return _parse_run(store, name, specs)
+    except StoreError:
+        if store.load(f"runs/{name}/run.json") is None:
+            return None
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"store={store.uri}: runs/{name} is damaged or of another version ({error}); remove that folder"

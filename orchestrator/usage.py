@@ -17,6 +17,8 @@ usage: rewardsweep VERB [key=value ...]
   scores       print one line a response: score, tokens, truncated
   status       say what was run, what is missing and what failed
   verify       check every part of a store; exit code 1 if anything is wrong
+  compact      merge a store's small parts into few; removes nothing
+  gc           remove from a store what nothing refers to; names it only, unless apply=true
   compare      test whether two models differ on the same rows, and where
   correlate    set a leaderboard beside results of your own, such as what a policy gained from a reward model
   site         write leaderboards, models and comparisons as a folder of pages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.cost import CPU, GPUS
+from orchestrator.usage_store import PLACE, STORE, STORE_VERBS
 
 SELECTION = """\
 what to evaluate
@@ -17,14 +18,6 @@ what to evaluate
   data.pairs=FILE           any file with prompt, chosen, rejected (a response, or a list); subset and id are optional
   rule=NAME                 a dated rule, for example rewardbench-v1-prior-sets
 """
-
-STORE = """\
-where
-  store=URI                 a folder (default rewardsweep-store), s3://..., gs://...
-  output=text               text, json, csv or markdown
-"""
-
-PLACE = STORE.partition("  output=")[0]
 
 WHERE = """\
   ray.address=              empty: Ray on this machine; host:port, ray://host:port or auto: a cluster
@@ -42,6 +35,7 @@ CLUSTER = f"""\
 """
 
 VERBS = {
+    **STORE_VERBS,
     "run": (
         """\
 rewardsweep run: score what the store does not have yet, then print the leaderboard.
@@ -204,47 +198,6 @@ examples
   rewardsweep timeline store=scores
   rewardsweep timeline store=s3://bucket/nightly output=html
   rewardsweep timeline 20260131T235959-3f2a9c store=scores
-""",
-    ),
-    "import": (
-        """\
-rewardsweep import: take results of rewardbench into a store: import FILE_OR_FOLDER [...]
-
-Reads eval-set (accuracies of subsets), eval-set-scores (scores of rows) and the command line's own .json and
-_outputs.jsonl. Rows are joined by subset and id. The models stand in every table as NAME+imported; with scores of rows
-they have intervals and ranks, and can be compared.
-""",
-        PLACE
-        + """\
-  benchmarks=[name]         one; default rewardbench
-  data.rewardbench=FILE     its rows; those of the store's latest run if not given
-""",
-        """\
-examples
-  rewardsweep import results/eval-set-scores store=scores
-  rewardsweep import results/org/model_outputs.jsonl store=scores data.rewardbench=filtered.parquet
-  rewardsweep import reward-bench-2-results/eval-set-scores store=scores benchmarks=[rewardbench2]
-""",
-    ),
-    "export": (
-        """\
-rewardsweep export: write every complete model of a store as the reference does: export FOLDER
-
-FOLDER/BENCHMARK/eval-set/MODEL.json         accuracies of subsets
-FOLDER/BENCHMARK/eval-set-scores/MODEL.json  columns: texts, scores and results of rows
-FOLDER/BENCHMARK/model-cards/MODEL.md        metadata (`model-index`) for the model's card on a hub
-""",
-        PLACE
-        + """\
-  push=ORG/DATASET          upload FOLDER to a data set of the hub besides; HF_TOKEN is its token
-  benchmarks=[name,...]     all in the store if not given
-  rule=NAME                 a dated rule
-""",
-        """\
-examples
-  rewardsweep export results store=scores
-  rewardsweep export results store=s3://bucket/nightly benchmarks=[rewardbench]
-  rewardsweep export results store=scores rule=rewardbench-v1-prior-sets
 """,
     ),
     "models": (

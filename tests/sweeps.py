@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.stores import open_store
-from orchestrator.stores.parquet import read_part
+from orchestrator.stores.parts import read_part
 from tests.conftest import ROOT
 
 

@@ -74,6 +74,8 @@ def test_help_explains_the_verb_with_three_examples_that_parse(cli: Cli, verb: s
     keys = {
         "status": output,
         "verify": output,
+        "compact": output,
+        "gc": ("apply=true", "keep_runs=", "keep_days=", "grace_hours=", *output),
         "check": ("model=", "suite=", "data.", *ruled, *output),
         "compare": (*ruled, *output),
         "correlate": (*ruled, *output),

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.stores import open_store
-from orchestrator.stores.parquet import read_part
+from orchestrator.stores.parts import read_part
 from tests.conftest import ROOT
 
 LOCAL_SEEDS = 20

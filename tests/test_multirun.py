@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from orchestrator import variants
 from orchestrator.multirun import swept, title
 from orchestrator.stores import open_store
-from orchestrator.stores.parquet import read_part
+from orchestrator.stores.parts import read_part
 from tests.conftest import Cli
 from workers import plugins
 from workers.protocol import Model, ModelSpec

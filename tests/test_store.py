@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,28 +24,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.stores import SCHEMA, Held, Stream, folder, open_store, parquet
-from orchestrator.stores.parquet import ParquetStore, check_keys, read_part
+from orchestrator.stores import SCHEMA, Stream, folder, open_store
+from orchestrator.stores.parquet import ParquetStore
+from orchestrator.stores.parts import FOOTER, check_keys, read_part
 from tests.conftest import ROOT
+from tests.store_rows import FOLDER, OTHER, SPEC, held_is, row, told
 from workers.errors import StoreError
-from workers.protocol import Measurement, ModelSpec, measurement_key
+from workers.protocol import Measurement, measurement_key
 
-SPEC = ModelSpec("small", "models/small", "sha256:1", "scalar", "1", "transformers", "1", (("torch", "2.7"),))
-OTHER = replace(SPEC, name="other", weights="sha256:2", options={"seed": 1}, template_kwargs={"über": [1, None]})
-FOLDER = f"measurements/{SPEC.fingerprint}"
 KILLS = 10
-
-
-def row(number: int, value: float = 0.5, text: str | None = None, token_hash: str = "t") -> Measurement:
-    request = f"request {number}"
-    key = measurement_key(SPEC.fingerprint, request)
-    return Measurement(key, request, "reward", value, number, False, token_hash, text)
-
-
-def told(rows: Sequence[Measurement]) -> list[str]:
-    """A form in which NaN equals NaN and 0.0 differs from -0.0."""
-    return sorted(map(repr, rows))
-
 
 ROWS = [
     row(0, math.nan),
@@ -86,12 +73,6 @@ def test_a_part_is_named_after_its_bytes_so_that_writing_twice_is_harmless(store
     assert told(list(store.read(SPEC.fingerprint).rows.values())) == told(ROWS)
 
 
-def held_is(store: ParquetStore, stream: Stream) -> bool:
-    """Whether the light way of reading says what the whole one does."""
-    light = Held(frozenset(stream.rows), stream.damaged, stream.conflicts, stream.provenance)
-    return store.held(SPEC.fingerprint) == light
-
-
 def test_parts_are_united_and_duplicates_dropped(store: ParquetStore) -> None:
     for numbers in ([0, 1], [1, 2, 0], [3, 3]):
         store.write(SPEC, [row(number, math.nan if number == 1 else number) for number in numbers], {})
@@ -105,17 +86,40 @@ def test_parts_are_united_and_duplicates_dropped(store: ParquetStore) -> None:
     assert list(store.read(OTHER.fingerprint).rows) == ["request 9"]
 
 
+def test_all_parts_are_listed_by_model_and_a_folder_without_one_is_none(store: ParquetStore) -> None:
+    assert (store.fingerprints(), store.all_parts()) == ([], [])
+    for number in range(3):
+        store.write(SPEC, [row(number)], {})
+    store.write(OTHER, [row(0)], {})
+    paths = store.list("measurements")
+    store.save("measurements/stray", b"")
+    if "://" not in store.uri:
+        Path(store.uri, "measurements", "empty").mkdir()
+        Path(store.uri, "measurements", "begun").mkdir()
+        Path(store.uri, "measurements", "begun", ".x-unfinished").touch()
+    assert store.fingerprints() == sorted([SPEC.fingerprint, OTHER.fingerprint])
+    assert [entry.path for entry in store.all_parts()] == paths
+
+
+def test_what_a_killed_probe_left_is_unfinished_and_no_file(store: ParquetStore) -> None:
+    store.save(".probe-1", b"")
+    store.save("x/y", b"")
+    assert (store.list(""), [entry.path for entry in store.unfinished()]) == (["x/y"], [".probe-1"])
+
+
 CONFLICTS = [row(1, 2.0), row(1, math.nan), row(1, token_hash="other"), row(1, text=""), row(1, math.inf)]
 
 
 @pytest.mark.parametrize("different", CONFLICTS, ids=repr)
-def test_parts_that_disagree_are_counted_and_the_first_one_wins(store: ParquetStore, different: Measurement) -> None:
+def test_parts_that_disagree_are_counted_and_content_decides_which_counts(
+    store: ParquetStore, different: Measurement
+) -> None:
     store.write(SPEC, [row(0), row(1)], {})
     store.write(SPEC, [row(0), different, row(2)], {})
     stream = store.read(SPEC.fingerprint)
-    first, _ = read_part(store.load(store.list(FOLDER)[0]) or b"", store.list(FOLDER)[0])
     assert (stream.conflicts, len(stream.rows), held_is(store, stream)) == (1, 3, True)
-    assert told([stream.rows["request 1"]]) == told([found for found in first if found.request == "request 1"])
+    kept = row(1) if different.value != 0.5 or different.text is not None else different
+    assert told([stream.rows["request 1"]]) == told([kept])
 
 
 def test_a_key_with_three_different_values_is_one_conflict(store: ParquetStore) -> None:
@@ -135,7 +139,7 @@ def named(content: bytes) -> str:
 
 
 def with_footer(content: bytes) -> bytes:
-    table = pq.read_table(io.BytesIO(content)).replace_schema_metadata({parquet.FOOTER: b'{"schema": 7}'})
+    table = pq.read_table(io.BytesIO(content)).replace_schema_metadata({FOOTER: b'{"schema": 7}'})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     return buffer.getvalue()
@@ -260,7 +264,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
 WRITER = """
 import io, os, random, signal, sys
 from orchestrator.stores import folder, open_store
-from tests.test_store import SPEC, row
+from tests.store_rows import SPEC, row
 
 seed = int(sys.argv[2])
 moments = random.Random(seed)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from workers.protocol import Measurement, ModelSpec
+
+if TYPE_CHECKING:
+    from orchestrator.stores.parquet import ParquetStore
 
 SCHEMA = 1
 """Version of the layout and of the parts' columns. Old versions stay readable."""
@@ -23,12 +26,14 @@ class Stream:
 
     `damaged` names the parts that were left out, with the reason; `conflicts` counts keys that two parts give
     different values. `provenance` is what the footers of the sound parts say of who computed them, with what.
+    `notes` are warnings that change nothing: an index that had to be ignored.
     """
 
     rows: Mapping[str, Measurement] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
     conflicts: int = 0
     provenance: tuple[Mapping[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class Held:
     damaged: tuple[str, ...] = ()
     conflicts: int = 0
     provenance: tuple[Mapping[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Store(Protocol):
@@ -58,11 +64,14 @@ class Store(Protocol):
     def read(self, fingerprint: str) -> Stream:
         """All sound rows of a fingerprint."""
 
+    def index(self, fingerprint: str) -> bool:
+        """Gather a fingerprint's parts for the next reader, where that is worth it; whether it was."""
+
     def held(self, fingerprint: str) -> Held:
         """The requests of a fingerprint's sound rows, without the rows."""
 
     def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
-        """The provenance of at most so many of its sound parts."""
+        """Provenance of its sound parts, at most so many."""
 
     def fingerprints(self) -> list[str]:
         """Every fingerprint that has a part."""
@@ -79,8 +88,8 @@ class Store(Protocol):
     def replace(self, path: str, content: bytes, expected: bytes) -> bool:
         """Write a small file if its content is `expected`; False where it is not, or where another was faster."""
 
-    def remove(self, path: str) -> None:
-        """Remove a small file, whatever it holds; one that is not there is no error."""
+    def remove(self, *paths: str) -> None:
+        """Remove files, whatever they hold; one that is not there is no error."""
 
     def check_exclusive(self) -> None:
         """Make sure that `create` and `replace` exclude here; `StoreError` where they do not."""
@@ -92,7 +101,7 @@ class Store(Protocol):
         """Paths of all files below a folder, sorted."""
 
 
-def open_store(uri: str, facts: Mapping[str, str] | None = None) -> Store:
+def open_store(uri: str, facts: Mapping[str, str] | None = None) -> ParquetStore:
     """The store at a path or URI; `facts` go into the footer of every part it writes."""
     from orchestrator.stores.parquet import ParquetStore
 

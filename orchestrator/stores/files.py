@@ -6,7 +6,7 @@ line with the remedy. A file appears whole or not at all; so says every method t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +25,12 @@ class Entry:
 
 
 class Files(Protocol):
-    """A place for files, safe to use from many threads, machines and processes at once."""
+    """A place for files, safe to use from many threads, machines and processes at once.
+
+    `address` is what another process needs besides the URI to mean the same place, and no secret.
+    """
+
+    address: Mapping[str, str]
 
     def read(self, path: str) -> bytes | None:
         """A file's content, None where there is none."""
@@ -42,19 +47,28 @@ class Files(Protocol):
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder that hold a finished file, in no order; asks far less than `list`."""
+
+    def unfinished(self) -> list[Entry]:
+        """What killed writers left behind, and what those that write now have not finished."""
+
     def list(self, folder: str) -> list[Entry]:
-        """All files below a folder, unfinished ones too, in no order."""
+        """All files below a folder but unfinished ones, in no order."""
 
     def explained(self, error: Exception) -> str:
         """Why something failed, and what to do about it, in one line."""
 
 
-def open_files(uri: str) -> Files:
-    """The place at a path or URI; `StoreError` where there is no such kind, or where it cannot be used here."""
+def open_files(uri: str, address: Mapping[str, str] | None = None) -> Files:
+    """The place at a path or URI; `StoreError` where there is no such kind, or where it cannot be used here.
+
+    Without an `address`, endpoint and region are looked for in the environment.
+    """
     from orchestrator.stores.folder import FolderFiles
     from orchestrator.stores.objects import open_objects
 
-    return open_objects(uri) if buckets.is_bucket(uri) else FolderFiles(uri.removeprefix("file://"))
+    return open_objects(uri, address) if buckets.is_bucket(uri) else FolderFiles(uri.removeprefix("file://"))
 
 
 def checked(path: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.stores.files import Entry, checked
@@ -11,13 +12,15 @@ from workers import buckets
 from workers.errors import StoreError
 
 if TYPE_CHECKING:
+    from obstore import ListResult, ObjectMeta
     from obstore.store import ObjectStore
 
 
 class ObjectFiles:
     """Objects below a prefix. `patient` tries again by itself; `single` does not, as conditional writes need."""
 
-    def __init__(self, patient: ObjectStore, single: ObjectStore) -> None:
+    def __init__(self, patient: ObjectStore, single: ObjectStore, address: Mapping[str, str]) -> None:
+        self.address = address
         self._patient = patient
         self._single = single
 
@@ -30,7 +33,7 @@ class ObjectFiles:
         """See `Files`. Above 5 MiB in pieces (multipart), which appear together at the end."""
         import obstore
 
-        obstore.put(self._patient, checked(path), content)
+        buckets.whole(lambda: obstore.put(self._patient, checked(path), content))
 
     def create(self, path: str, content: bytes) -> bool:
         """See `Files`."""
@@ -45,11 +48,21 @@ class ObjectFiles:
         """See `Files`."""
         import obstore
 
-        for path in paths:
-            try:
-                obstore.delete(self._patient, checked(path))
-            except FileNotFoundError:
-                continue
+        with suppress(FileNotFoundError):
+            names = [checked(path) for path in paths]
+            buckets.whole(lambda: obstore.delete(self._patient, names))
+            return
+        for path in paths:  # GCS stops at one that is not there
+            with suppress(FileNotFoundError):
+                obstore.delete(self._patient, path)
+
+    def folders(self, folder: str) -> list[str]:
+        """See `Files`. One request for 1000 folders, however much is in them."""
+        return [path.rpartition("/")[2] for path in self._level(checked(folder))["common_prefixes"]]
+
+    def unfinished(self) -> list[Entry]:
+        """See `Files`. An object is put whole; a probe at the top is all that may be left."""
+        return [entry for entry in map(_entry, self._level(None)["objects"]) if entry.path.startswith(".")]
 
     def list(self, folder: str) -> list[Entry]:
         """See `Files`. A page holds 1000 objects."""
@@ -57,16 +70,8 @@ class ObjectFiles:
 
         prefix = checked(folder) if folder else None
         pages = buckets.whole(lambda: list(obstore.list(self._patient, prefix=prefix, chunk_size=1000)))
-        return [
-            Entry(
-                found["path"],
-                found["size"],
-                f"{found['size']}-{found['e_tag']}-{found['version']}",
-                found["last_modified"].timestamp(),
-            )
-            for page in pages
-            for found in page
-        ]
+        found = [_entry(found) for page in pages for found in page]
+        return [entry for entry in found if not entry.path.rpartition("/")[2].startswith(".")]
 
     def explained(self, error: Exception) -> str:
         """See `Files`."""
@@ -85,6 +90,12 @@ class ObjectFiles:
             return None
         version = {name: found.meta.get(name) for name in ("e_tag", "version")}
         return content, {name: str(value) for name, value in version.items() if value is not None}
+
+    def _level(self, folder: str | None) -> ListResult[Sequence[ObjectMeta]]:
+        """What is in a folder itself, not below the folders in it."""
+        import obstore
+
+        return buckets.whole(lambda: obstore.list_with_delimiter(self._patient, folder))
 
     def _conditional(self, path: str, content: bytes, mode: Any) -> bool:
         """A put under a condition. After an answer that was lost, a refusal may be the echo of our own success."""
@@ -106,10 +117,17 @@ class ObjectFiles:
         raise AssertionError("unreachable")
 
 
-def open_objects(uri: str) -> ObjectFiles:
-    """The objects below a bucket's prefix."""
+def _entry(found: ObjectMeta) -> Entry:
+    stamp = f"{found['size']}-{found['e_tag']}-{found['version']}"
+    return Entry(found["path"], found["size"], stamp, found["last_modified"].timestamp())
+
+
+def open_objects(uri: str, address: Mapping[str, str] | None) -> ObjectFiles:
+    """The objects below a bucket's prefix, at an address or at the one in the environment."""
     try:
-        make = buckets.connect(buckets.place_of(uri))
-        return ObjectFiles(make(buckets.RETRIES), make(0))
+        place = buckets.place_of(uri)
+        found = buckets.address_of(place) if address is None else address
+        make = buckets.connect(place, found)
+        return ObjectFiles(make(buckets.RETRIES), make(0), found)
     except StoreError as error:
         raise StoreError(f"store={error}") from error

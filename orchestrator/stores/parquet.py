@@ -2,6 +2,7 @@
 
     store.json                                  schema version
     measurements/<fingerprint>/<sha256>.parquet  one part; its name is the hash of its bytes
+    index/<fingerprint>                          a copy of many parts in one file; a cache, never the truth
     models/<fingerprint>.json                    the spec behind a fingerprint
     benchmarks/<name>/<data hash>.parquet        the examples that a run scored
     runs/<run id>/{run,outcome}.json             what was asked for, how it ended
@@ -13,40 +14,33 @@ No rank numbers and no "done" marker: what is there is there. Parts are immutabl
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
-from itertools import islice
+from functools import cached_property
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from orchestrator.stores import SCHEMA, Held, Stream
-from orchestrator.stores.files import Entry, open_files
+from orchestrator.stores.files import Entry, Files, open_files
+from orchestrator.stores.parts import Contents, Part, gathered, merge, name_of, parsed, superseded, to_bytes, united
 from workers.errors import StoreError, first_line
-from workers.protocol import Measurement, ModelSpec, measurement_key
+from workers.protocol import Measurement, ModelSpec
 
-COLUMNS = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("request", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("value", pa.float64(), nullable=False),
-        pa.field("num_tokens", pa.int32(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("token_hash", pa.string(), nullable=False),
-        pa.field("text", pa.string()),
-        pa.field("extra", pa.map_(pa.string(), pa.float64()), nullable=False),
-    ]
-)
+READERS = 32
+"""Parts that are fetched at a time."""
 
-FOOTER = b"rewardsweep"
+CHUNK = 1024
+"""Parts whose bytes are in memory at a time."""
+
+LISTINGS = 100
+"""How often a reader lists again because a part vanished, before it gives up."""
+
+INDEX_AT = 8
+"""Parts outside the index from which on a new one is worth its writing."""
 
 
 class ParquetStore:
@@ -55,11 +49,16 @@ class ParquetStore:
     def __init__(self, uri: str, facts: Mapping[str, str]) -> None:
         self.uri = re.sub(r"(?<=[^:/])/+$", "", uri)
         self._facts = dict(facts)
-        self._files = open_files(self.uri)
+        self._address: Mapping[str, str] | None = None
+        self._address = self._files.address
 
-    def __reduce__(self) -> tuple[type[ParquetStore], tuple[str, dict[str, str]]]:
+    @cached_property
+    def _files(self) -> Files:
+        return open_files(self.uri, self._address)
+
+    def __getstate__(self) -> dict[str, Any]:
         """A store travels as its address: connections and credentials are each process's own."""
-        return ParquetStore, (self.uri, self._facts)
+        return {"uri": self.uri, "_facts": self._facts, "_address": self._address}
 
     def prepare(self) -> None:
         """Write the schema's version, or check it."""
@@ -90,70 +89,143 @@ class ParquetStore:
                 f'write {{"schema": {SCHEMA}}} into it, or use a new store'
             ) from error
         if version != SCHEMA:
-            raise StoreError(f"store={self.uri}: schema {version}, this rewardsweep writes {SCHEMA}; use a new store")
+            raise StoreError(
+                f"store={self.uri}: schema {version}, this rewardsweep knows {SCHEMA}; upgrade, or use a new store"
+            )
 
     def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> None:
         """One part with all rows; the footer holds the identity, the driver's facts and the worker's."""
-        footer = {
-            "schema": SCHEMA,
-            "fingerprint": spec.fingerprint,
-            "identity": spec.identity,
-            "provenance": {**self._facts, **provenance, "model": spec.name, "path": spec.path},
-        }
-        schema = COLUMNS.with_metadata({FOOTER: json.dumps(footer, sort_keys=True).encode()})
-        table = pa.Table.from_pylist([{**asdict(row), "extra": list(row.extra.items())} for row in rows], schema=schema)
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        name = hashlib.sha256(buffer.getvalue()).hexdigest()
-        self.save(f"measurements/{spec.fingerprint}/{name}.parquet", buffer.getvalue())
+        told = {**self._facts, **provenance, "model": spec.name, "path": spec.path}
+        footer = {"fingerprint": spec.fingerprint, "identity": spec.identity, "provenance": told}
+        self.keep(spec.fingerprint, to_bytes(rows, footer))
+
+    def keep(self, fingerprint: str, content: bytes) -> str:
+        """Write a part; its path."""
+        path = f"measurements/{fingerprint}/{hashlib.sha256(content).hexdigest()}.parquet"
+        self.save(path, content)
+        return path
 
     def read(self, fingerprint: str) -> Stream:
-        """The union of all sound parts; the first part wins where two disagree."""
-        rows: dict[str, Measurement] = {}
-        damaged: list[str] = []
-        conflicts: set[str] = set()
-        provenance: list[Mapping[str, str]] = []
-        for table, footer in self._parts(fingerprint, damaged):
-            provenance.append(footer["provenance"])
-            for row in _measurements(table):
-                if not _agree(rows.setdefault(row.request, row), row):
-                    conflicts.add(row.request)
-        return Stream(rows, tuple(damaged), len(conflicts), tuple(provenance))
+        """The union of all sound parts."""
+        return united(self.contents(fingerprint))
 
     def held(self, fingerprint: str) -> Held:
-        """The requests of all sound parts; whether parts disagree is looked up only where they have rows in common."""
-        requests: set[str] = set()
-        damaged: list[str] = []
-        provenance: list[Mapping[str, str]] = []
-        rows = 0
-        for table, footer in self._parts(fingerprint, damaged, ["request"]):
-            provenance.append(footer["provenance"])
-            rows += table.num_rows
-            requests.update(table["request"].to_pylist())
-        conflicts = self.read(fingerprint).conflicts if len(requests) < rows else 0
-        return Held(frozenset(requests), tuple(damaged), conflicts, tuple(provenance))
+        """The requests of all sound parts."""
+        return gathered(self.contents(fingerprint))
 
     def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
-        """The provenance of the first sound parts, at most so many."""
-        return [footer["provenance"] for _, footer in islice(self._parts(fingerprint, [], []), most)]
+        """Of the first sound parts, and of those that went into them; read until there are enough."""
+        found: dict[str, Mapping[str, str]] = {}
+        for name, entry in sorted(self.parts(fingerprint).items()):
+            if len(found) >= most:
+                break
+            for part in self.load_parts(fingerprint, {name: entry.path}).values():
+                found.update({source: told for source, told in part.merged.items() if told})
+        return list(found.values())[:most]
 
-    def _parts(
-        self, fingerprint: str, damaged: list[str], columns: Sequence[str] | None = None
-    ) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
-        """Every sound part, read and checked when it is asked for; the others are named in `damaged`."""
-        for path in self.list(f"measurements/{fingerprint}"):
-            try:
-                table, footer = _read_table(self.load(path) or b"", path, columns)
-                if footer["fingerprint"] != fingerprint:
-                    raise StoreError(f"{path}: belongs to another model ({footer['fingerprint']})")
-            except StoreError as error:
-                damaged.append(str(error))
-                continue
-            yield table, footer
+    def contents(self, fingerprint: str, *, indexed: bool = True) -> Contents:
+        """All sound parts, the index in place of those that it stands for; without `indexed`, every one itself.
+
+        A part that vanished between listing and reading went into another one, which a new listing has.
+        """
+        index, notes = self.load_index(fingerprint) if indexed else (None, ())
+        known: dict[str, Part | str] = {}
+        gone: set[str] = set()
+        for _ in range(LISTINGS):
+            entries = self.parts(fingerprint)
+            fresh = index is not None and all(
+                name in entries and entries[name].stamp == stamp for name, stamp in index.stamps.items()
+            )
+            covered = index.merged.keys() | index.stamps.keys() if fresh and index is not None else set()
+            wanted = sorted(entries.keys() - covered)
+            again = {name for name in wanted if name not in known}
+            missing = self._fetch(fingerprint, {name: entries[name].path for name in again}, known) - gone
+            if not missing:
+                break
+            gone |= missing
+        else:
+            raise StoreError(f"store={self.uri}: parts of {fingerprint} keep vanishing; what removes them?")
+        found = {name: known.get(name, f"{entries[name].path}: listed, but not there") for name in wanted}
+        parts = {name: part for name, part in found.items() if isinstance(part, Part)}
+        damaged = tuple(part for part in found.values() if isinstance(part, str))
+        return Contents(entries, {**({"": index} if covered and index else {}), **parts}, damaged, notes)
+
+    def parts(self, fingerprint: str) -> dict[str, Entry]:
+        """A fingerprint's parts as a listing has them, by name."""
+        return {name_of(entry.path): entry for entry in self.entries(f"measurements/{fingerprint}")}
+
+    def load_parts(self, fingerprint: str, paths: Mapping[str, str]) -> dict[str, Part]:
+        """Those of some parts that are there and sound."""
+        known: dict[str, Part | str] = {}
+        self._fetch(fingerprint, paths, known)
+        return {name: part for name, part in known.items() if isinstance(part, Part)}
+
+    def _fetch(self, fingerprint: str, paths: Mapping[str, str], known: dict[str, Part | str]) -> set[str]:
+        """Read parts into `known`, a damaged one as the reason; the names of those that are no longer there."""
+        missing: set[str] = set()
+        names = list(paths)
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(names), CHUNK):
+                some = names[start : start + CHUNK]
+                for name, content in zip(some, pool.map(lambda name: self.load(paths[name]), some), strict=True):
+                    if content is None:
+                        missing.add(name)
+                        continue
+                    try:
+                        known[name] = parsed(content, paths[name], fingerprint)
+                    except StoreError as error:
+                        known[name] = str(error)
+        return missing
+
+    def load_index(self, fingerprint: str) -> tuple[Part | None, tuple[str, ...]]:
+        """The index, and a note where it is damaged. Its first 64 bytes are the hash of the others."""
+        path = f"index/{fingerprint}"
+        content = self.load(path)
+        if content is None:
+            return None, ()
+        try:
+            return parsed(content[64:], content[:64].decode("ascii", "replace"), fingerprint), ()
+        except StoreError:
+            return None, (f"{path}: damaged, so it is not used; `rewardsweep compact` writes it again",)
+
+    def index(self, fingerprint: str, *, at: int = INDEX_AT) -> bool:
+        """Write the index again if at least so many parts are outside of it; whether it was written."""
+        found = self.contents(fingerprint)
+        outside = found.parts.keys() - {""}
+        if not outside or len(outside) < at or len(found.entries) < 2:
+            return False
+        old = superseded(found.parts)
+        inside = found.parts[""].stamps.keys() if "" in found.parts else set()
+        stamps = {name: found.entries[name].stamp for name in (outside | inside) - old}
+        content = merge(found.parts, stamps=stamps, since=self._since(fingerprint, found))
+        self.save(f"index/{fingerprint}", hashlib.sha256(content).hexdigest().encode() + content)
+        return True
+
+    def _since(self, fingerprint: str, found: Contents) -> dict[str, float]:
+        """When each superfluous part's rows were first in another one: a listing tells, or the index before."""
+        before = self.load_index(fingerprint)[0]
+        since = {} if before is None else {name: at for name, at in before.since.items() if name in found.entries}
+        for name, part in found.parts.items():
+            written = found.entries[name].modified if name else math.inf
+            for source in part.merged.keys() & found.entries.keys() - {name}:
+                since[source] = min(since.get(source, math.inf), written)
+        return {name: at for name, at in since.items() if at < math.inf}
+
+    def unfinished(self) -> list[Entry]:
+        """What writers that were killed left behind, and what those that write now have not finished."""
+        with self._reasons("cannot list it"):
+            return self._files.unfinished()
 
     def fingerprints(self) -> list[str]:
         """Every fingerprint that has a part."""
-        return sorted({path.split("/")[1] for path in self.list("measurements") if path.endswith(".parquet")})
+        with self._reasons("cannot list measurements"):
+            return sorted(self._files.folders("measurements"))
+
+    def all_parts(self) -> list[Entry]:
+        """The parts of all fingerprints by their names, a listing for each, many at a time."""
+        with ThreadPoolExecutor(READERS) as pool:
+            found = list(pool.map(self.parts, self.fingerprints()))
+        return [parts[name] for parts in found for name in sorted(parts)]
 
     def save(self, path: str, content: bytes) -> str:
         """Write a file so that it is there whole or not at all."""
@@ -171,10 +243,10 @@ class ParquetStore:
         with self._reasons(f"cannot replace {path}"):
             return self._files.replace(path, content, expected)
 
-    def remove(self, path: str) -> None:
-        """Remove a file; one that is not there is no error."""
-        with self._reasons(f"cannot remove {path}"):
-            self._files.remove([path])
+    def remove(self, *paths: str) -> None:
+        """Remove files; one that is not there is no error."""
+        with self._reasons(f"cannot remove {', '.join(paths[:1])}"):
+            self._files.remove(paths)
 
     def check_exclusive(self) -> None:
         """Try `create` and `replace` on a file of their own."""
@@ -195,14 +267,14 @@ class ParquetStore:
         with self._reasons(f"cannot read {path}"):
             return self._files.read(path)
 
-    def _entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[Entry]:
+        """All files below a folder but unfinished ones, with what a listing tells of them."""
         with self._reasons(f"cannot list {folder or 'it'}"):
-            found = self._files.list(folder)
-        return [entry for entry in found if not entry.path.rpartition("/")[2].startswith(".")]
+            return self._files.list(folder)
 
     def list(self, folder: str) -> list[str]:
         """All files below a folder but unfinished ones, relative to the store, sorted."""
-        return sorted(entry.path for entry in self._entries(folder))
+        return sorted(entry.path for entry in self.entries(folder))
 
     @contextmanager
     def _reasons(self, what: str) -> Iterator[None]:
@@ -213,42 +285,3 @@ class ParquetStore:
             raise
         except Exception as error:
             raise StoreError(f"store={self.uri}: {what}: {self._files.explained(error)}") from error
-
-
-def read_part(content: bytes, path: str) -> tuple[list[Measurement], dict[str, Any]]:
-    """The rows and the footer of a part whose bytes still have the hash in its name.
-
-    Raises `StoreError` with the path and what is wrong.
-    """
-    table, footer = _read_table(content, path)
-    return _measurements(table), footer
-
-
-def _measurements(table: pa.Table) -> list[Measurement]:
-    return [Measurement(**{**row, "extra": dict(row["extra"])}) for row in table.to_pylist()]
-
-
-def _read_table(content: bytes, path: str, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
-    """Some or all columns, and the footer; `StoreError` as `read_part`."""
-    name = path.rpartition("/")[2].removesuffix(".parquet")
-    if hashlib.sha256(content).hexdigest() != name:
-        raise StoreError(f"{path}: damaged (its bytes no longer match its name)")
-    try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        table = file.read(columns=columns, use_threads=False)
-        footer = json.loads((file.schema_arrow.metadata or {})[FOOTER])
-    except (pa.ArrowException, KeyError, ValueError) as error:
-        raise StoreError(f"{path}: not a part of a rewardsweep store ({type(error).__name__})") from error
-    if not file.schema_arrow.equals(COLUMNS, check_metadata=False):
-        raise StoreError(f"{path}: unknown columns (schema {footer.get('schema')}, this rewardsweep reads {SCHEMA})")
-    return table, footer
-
-
-def check_keys(rows: Sequence[Measurement], fingerprint: str) -> int:
-    """How many rows carry a key that is not the hash of the fingerprint and their request."""
-    return sum(row.key != measurement_key(fingerprint, row.request) for row in rows)
-
-
-def _agree(one: Measurement, other: Measurement) -> bool:
-    same_value = one.value == other.value or (math.isnan(one.value) and math.isnan(other.value))
-    return same_value and (one.token_hash, one.text) == (other.token_hash, other.text)
