@@ -105,9 +105,8 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
-    for fingerprint, owed in requests.items():
-        if owed:
-            store.index(fingerprint)
+    for fingerprint in (name for name, owed in requests.items() if owed):
+        store.index(fingerprint)
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:

@@ -175,3 +175,10 @@ def anchors(page: Path) -> set[str]:
     """Of the page's headings, as code hosts make them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs" / "README.md"
+    links = re.findall(r"\]\(([^)#]+)\)", index.read_text(encoding="utf-8"))
+    known = {(index.parent / link).resolve() for link in links}
+    assert {page for page in PAGES if page.is_relative_to(index.parent)} - known == {index}
