@@ -16,6 +16,7 @@ import os
 import resource
 import tempfile
 import time
+from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,13 +54,14 @@ class Metered:
     done: int = 0
     first: float = 0.0
     last: float = 0.0
-    given: dict[int, float] = field(default_factory=dict)
+    given: dict[int, deque[float]] = field(default_factory=lambda: defaultdict(deque))
+    free: dict[int, float] = field(default_factory=dict)
     between: list[float] = field(default_factory=list)
 
     def perform(self, command: Command | Fetch | Want) -> None:
         """Pass it on; note when a shard is given."""
         if isinstance(command, Assign):
-            self.given[command.worker] = time.perf_counter()
+            self.given[command.worker].append(time.perf_counter())
         self.pool.perform(command)
 
     def next_event(self, timeout: float) -> Event | None:
@@ -70,12 +72,15 @@ class Metered:
             self.first = self.first or now
         if isinstance(event, Done):
             self.busy += event.report.seconds
-            self.between.append(now - self.given[event.worker] - event.report.seconds)
+            given = self.given[event.worker].popleft()
+            before = self.free.setdefault(event.worker, given)
+            self.between.append(now - max(given, before) - event.report.seconds)
+            self.free[event.worker] = now
             self.done += 1
             self.last = now
             if self.done % max(1, self.shards // REPORTS) == 0:
                 print(
-                    f"{self.done:7d} shards  driver: {time.process_time():7.1f} s of CPU, {_resident():6.0f} MB",
+                    f"{self.done:7d} shards  driver: {time.process_time():7.1f} s of CPU, {resident():6.0f} MB",
                     flush=True,
                 )
         return event
@@ -89,7 +94,7 @@ class Metered:
         self.pool.close()
 
 
-def _resident() -> float:
+def resident() -> float:
     """Megabytes of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
@@ -183,8 +188,9 @@ def measure(gpus: int, shards: int, seconds: float, folder: str, cold: bool = Fa
     print(
         f"busy: {meter.busy / (gpus * whole):.1%} from the first command, {meter.busy / (gpus * computing):.1%} since"
     )
-    print(f"from giving a shard to hearing of it, without the engine: {1000 * median(meter.between):.1f} ms (median)")
-    print(f"driver: {used:.1f} s of CPU, {1000 * used / meter.done:.2f} ms a shard, {_resident():.0f} MB")
+    lost = sum(meter.between) / (gpus * whole)
+    print(f"between shards: {1000 * median(meter.between):.1f} ms (median), {lost:.1%} of the time of all GPUs")
+    print(f"driver: {used:.1f} s of CPU, {1000 * used / meter.done:.2f} ms a shard, {resident():.0f} MB")
     assert not any(stream.left_rows for stream in scheduler.streams.values())
     return meter.busy / (gpus * computing)
 

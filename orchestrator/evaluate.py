@@ -265,9 +265,8 @@ def _quarantines(todo: Plan, streams: Iterable[StreamState]) -> Iterator[Failure
 
 def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
     """What endpoints were asked for in this run, said aloud."""
-    found = tuple(
-        bills.bill(stream, store.read(stream.spec.fingerprint).rows) for stream in bills.owed_to_endpoints(todo)
-    )
+    asked = bills.owed_to_endpoints(todo)
+    found = tuple(bills.bill(stream, store.read(stream.spec.fingerprint).rows) for stream in asked)
     for cost in found:
         say(f"cost: {cost}", model=cost.model)
     return found

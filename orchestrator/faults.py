@@ -17,9 +17,10 @@ class Limits:
     """What a run puts up with.
 
     `max_attempts` for a shard and for a load; `max_strikes` ends in a row, without a shard scored, end the model;
-    beyond `max_quarantined` rows of a model its shards fail uncut. No shard is begun after `deadline` seconds. Where
-    nothing can run, and the cluster grows or has lost nodes, `patience` seconds are waited for one. A model whose files
-    could not be had is loaded again after `back_off` seconds, and after four times as long each further time.
+    beyond `max_quarantined` rows of a model its shards fail uncut. After `deadline` seconds no shard is given out.
+    Where nothing can run, and the cluster grows or has lost nodes, `patience` seconds are waited for one. A model
+    whose files could not be had is loaded again after `back_off` seconds, and after four times as long each further
+    time.
     """
 
     max_attempts: int = 3

@@ -12,6 +12,7 @@
 8. A device is kept for a model that is in its preflight, where that model comes before the others.
 9. A worker keeps its model until the queue is empty; then its device is free for any model.
 10. It takes the costliest shard first; a slow one, or one on a node that goes away, the costliest that fits.
+11. Where shards are so short that hearing of each would count (`SHORT`), it has one more ahead, until few are left.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ PAYS, PAYS_LAST, NEAR = 1.0, 0.25, 0.8
 """A further worker must compute for such a part of its load; of a model that is near the last to end, for less.
 
 Not where nothing was predicted: then the load is a guess, and so is what the machine can hold."""
+SHORT, ENOUGH = 2.0, 4
+"""Seconds of a shard below which a worker has one ahead; shards that must wait for each worker of the model."""
 SLOW = 1.5
 """A worker that takes so many times as long as its model's fastest is slow."""
 
@@ -182,6 +185,14 @@ def longest_piece(stream: StreamState, worker: WorkerState, until: float | None,
         left = stream.work(now) / stream.rate()
         limit = min(limit, left / (worker.option.ratio * stream.scale))
     return limit
+
+
+def looks_ahead(stream: StreamState, worker: WorkerState) -> bool:
+    """Whether a busy worker should have a further piece ahead."""
+    if worker.piece is None or worker.ahead is not None or not stream.timed:
+        return False
+    short = stream.seconds_for(worker.piece.cost, worker.option) < SHORT
+    return short and stream.waiting >= ENOUGH * len(stream.crew)
 
 
 def homeless(streams: Iterable[StreamState], ledger: Ledger) -> list[StreamState]:

@@ -81,7 +81,7 @@ def calibrated(footers: Iterable[Mapping[str, str]], kinds: Mapping[str, tuple[s
             continue
         device, peak = kinds[footer["device"]]
         operations, seconds = _number(footer, "flops"), _number(footer, "compute_seconds")
-        if operations and seconds and not _number(footer, "written_tokens"):  # writing reads weights, token by token
+        if operations and seconds and not _number(footer, "written_tokens"):  # reads weights, a token at a time
             share = operations / seconds / peak / (_number(footer, "gpus") or 1.0)  # a part of a GPU has a part of it
             for known in (footer.get("architecture", ""), size_class(_number(footer, "parameters"))):
                 shares[device, known].append(share)

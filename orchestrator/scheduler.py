@@ -130,8 +130,9 @@ class Scheduler:
             case Ready() if worker.phase == "loading":
                 stream.loaded(worker.option, max(event.seconds, self.now - worker.began))
                 return self._next_piece(event.worker, worker, stream)
-            case Done() if worker.piece is not None and worker.piece.name == event.shard:
-                return self._done(event, worker, stream, worker.piece)
+            case Done():
+                mine = [piece for piece in worker.pieces if piece.name == event.shard]
+                return self._done(event, worker, stream, mine[0]) if mine else []
             case Failed():
                 return self._failed(event, worker, stream)
             case Lost():
@@ -145,9 +146,7 @@ class Scheduler:
         if self.over and not before:
             idle = [number for number, worker in self.workers.items() if worker.piece is None]
             return [command for number in idle for command in self._stop(number)]
-        if self.now - self._looked < LOOK_SECONDS:
-            return []
-        return self._fill()
+        return self._fill() if self.now - self._looked >= LOOK_SECONDS else []
 
     def _linted(self, event: Linted, worker: WorkerState, stream: StreamState) -> list[Command]:
         stream.linted = self._changed = True
@@ -159,21 +158,23 @@ class Scheduler:
 
     def _done(self, event: Done, worker: WorkerState, stream: StreamState, piece: Piece) -> list[Command]:
         stream.score(piece, event.report, worker.option)
-        stream.land(event.worker, worker)
+        stream.land(event.worker, worker, piece, self.now)
         commands = self._next_piece(event.worker, worker, stream)
         return commands + [command for number in stream.useless() for command in self._stop(number)]
 
     def _next_piece(self, number: int, worker: WorkerState, stream: StreamState) -> list[Command]:
-        """Give an idle worker its next shard, or end it."""
+        """Give an idle worker its next shard, or end it; one whose shards are short gets a further one ahead."""
+        commands: list[Command] = []
         until = self.ledger.deadline(number)
-        limit = policy.longest_piece(stream, worker, until, self.now)
-        piece = None if self.over else stream.pieces.take(limit)
-        if piece is None and until is None and self._near_end:
-            piece = stream.straggler(worker.option, 0.0, self.now)
-        if piece is None:
-            return self._stop(number)
-        stream.fly(number, worker, piece, self.now)
-        return [Assign(number, piece.shard)]
+        while not self.over and (worker.piece is None or (until is None and policy.looks_ahead(stream, worker))):
+            piece = stream.pieces.take(policy.longest_piece(stream, worker, until, self.now))
+            if piece is None and worker.piece is None and until is None and self._near_end:
+                piece = stream.straggler(worker.option, 0.0, self.now)
+            if piece is None:
+                break
+            stream.fly(number, worker, piece, self.now)
+            commands.append(Assign(number, piece.shard))
+        return commands if worker.piece is not None else self._stop(number)
 
     @property
     def _near_end(self) -> bool:
@@ -189,14 +190,16 @@ class Scheduler:
         return [Stop(number)]
 
     def _remove(self, number: int, worker: WorkerState) -> Piece | None:
-        """Forget a worker; the piece that now nobody has."""
+        """Forget a worker; the piece at which it was and that now nobody has. What it had ahead goes back uncounted."""
         del self.workers[number]
         stream = self.streams[worker.stream]
-        piece = stream.land(number, worker)
+        given = [stream.land(number, worker, piece, self.now) for piece in worker.pieces]
+        for ahead in filter(None, given[1:]):
+            stream.pieces.put(ahead)
         del stream.crew[number]
         self.ledger.give_back(number)
         self._changed = True
-        return piece
+        return given[0] if given else None
 
     def _failed(self, event: Failed, worker: WorkerState, stream: StreamState) -> list[Command]:
         """A failed worker is replaced by a fresh one; its state cannot be trusted."""
@@ -253,6 +256,8 @@ class Scheduler:
                 commands += self._stop(number)
             elif not stream.timed or stream.remaining(worker, self.now) > seconds:
                 stream.pieces.put(worker.piece)
+            if worker.ahead is not None:
+                stream.pieces.put(worker.ahead)
         return commands
 
     def _fill(self) -> list[Command]:

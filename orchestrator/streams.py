@@ -31,7 +31,7 @@ class Option:
 
 @dataclass
 class WorkerState:
-    """A living worker; `began` is when it was told to do what it does: its piece, or to load."""
+    """A living worker; `began` is when it began what it does: its piece, or its load. `ahead` it has been given too."""
 
     stream: str
     option: Option
@@ -39,6 +39,12 @@ class WorkerState:
     phase: Phase
     piece: Piece | None = None
     began: float = 0.0
+    ahead: Piece | None = None
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """What it was given, in the order in which it does it."""
+        return [piece for piece in (self.piece, self.ahead) if piece is not None]
 
 
 @dataclass
@@ -116,14 +122,19 @@ class StreamState:
         self._load_seconds[option.placement.kind] = seconds
 
     def fly(self, number: int, worker: WorkerState, piece: Piece, now: float) -> None:
-        """Note that a worker has a piece."""
-        worker.phase, worker.piece, worker.began = "busy", piece, now
+        """Note that a worker was given a piece; it begins with it, or has it ahead."""
+        if worker.piece is None:
+            worker.phase, worker.piece, worker.began = "busy", piece, now
+        else:
+            worker.ahead = piece
         self.pieces.fly(piece, number)
 
-    def land(self, number: int, worker: WorkerState) -> Piece | None:
-        """Note that a worker has its piece no more; the piece, if no other has it and it has no fate yet."""
-        piece, worker.piece = worker.piece, None
-        return self.pieces.land(piece, number) if piece is not None else None
+    def land(self, number: int, worker: WorkerState, piece: Piece, now: float) -> Piece | None:
+        """Note that a worker has a piece no more, and begins what it has ahead; the piece, if now nobody has it."""
+        if worker.piece is piece:
+            worker.piece, worker.began = worker.ahead, now
+        worker.ahead = None
+        return self.pieces.land(piece, number)
 
     def score(self, piece: Piece, report: ShardReport, option: Option) -> bool:
         """Count a piece's rows, once; False for a second result."""
@@ -144,16 +155,16 @@ class StreamState:
         if self.waiting:
             return []
         flying = {
-            number: not self.pieces.settled(worker.piece)
+            number: not all(map(self.pieces.settled, worker.pieces))
             for number, worker in self.crew.items()
-            if worker.piece is not None
+            if worker.pieces
         }
         alone = not any(flying.values())
         return [number for number in self.crew if not flying.get(number, not alone)]
 
     def rest(self) -> list[Piece]:
         """Everything without a fate, each piece once; it is settled by this."""
-        flying = [worker.piece for worker in self.crew.values() if worker.piece is not None]
+        flying = [piece for worker in self.crew.values() for piece in worker.pieces]
         rest = {piece.name: piece for piece in [*self.pieces, *flying] if not self.pieces.settled(piece)}
         for piece in rest.values():
             self.pieces.settle(piece)
@@ -165,11 +176,13 @@ class StreamState:
 
     def flying_seconds(self, now: float) -> float:
         """What workers still compute at, in seconds of the first option."""
-        return sum(
+        begun = sum(
             max(0.0, worker.piece.cost * self.scale - (now - worker.began) / worker.option.ratio)
             for worker in self.crew.values()
             if worker.piece is not None and not self.pieces.settled(worker.piece)
         )
+        ahead = (worker.ahead for worker in self.crew.values() if worker.ahead is not None)
+        return begun + sum(piece.cost * self.scale for piece in ahead if not self.pieces.settled(piece))
 
     def work(self, now: float) -> float:
         """Everything that is to do, in seconds of one worker of the first option."""
@@ -202,12 +215,10 @@ class StreamState:
         if not self.timed:
             return None
         late = [
-            (self.remaining(worker, now), piece)
+            (self.remaining(worker, now) + (self.seconds_for(piece.cost, worker.option) if after else 0.0), piece)
             for worker in self.crew.values()
-            if (piece := worker.piece) is not None
-            and not self.pieces.settled(piece)
-            and self.pieces.copies(piece) == 1
-            and not self.attempts.get(piece.name)
+            for after, piece in enumerate(worker.pieces)
+            if not self.pieces.settled(piece) and self.pieces.copies(piece) == 1 and not self.attempts.get(piece.name)
         ]
         useful = [item for item in late if item[0] > 2 * (before + self.seconds_for(item[1].cost, option))]
         return max(useful)[1] if useful else None

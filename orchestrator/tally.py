@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ RECENT = 60
 
 @dataclass(frozen=True)
 class WorkerNow:
-    """A living worker: its phase since when, and the shard it scores. `gpus` of a `kind` are its own meanwhile."""
+    """A living worker: its phase since when, its shard, one more `ahead`; `gpus` of a `kind` are its own meanwhile."""
 
     worker: int
     stream: str
@@ -53,6 +54,7 @@ class WorkerNow:
     phase: Phase
     since: float
     shard: str | None = None
+    ahead: str | None = None
 
 
 @dataclass
@@ -90,10 +92,7 @@ class StreamCount:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at a moment (seconds since 1970). The driver promises the next one within `every` seconds.
-
-    `rate` is rows a second of late, None while nothing was scored.
-    """
+    """A run at a moment (seconds since 1970), the next within `every` seconds; `rate`: rows a second, if any."""
 
     run: str
     state: str
@@ -172,7 +171,11 @@ class Tally:
                 self._counted[number] = at
             case Assign(number, shard):
                 found |= {"shard": shard.id, "rows": len(shard.requests)}
-                self._turn(number, "compute", at, shard.id)
+                worker = self._workers.get(number)
+                if worker is not None and worker.shard is not None:
+                    self._workers[number] = replace(worker, ahead=shard.id)
+                else:
+                    self._turn(number, "compute", at, shard.id)
         row = self._row(_name(command), at, found)
         if isinstance(command, Stop):
             self._end(command.worker, at)
@@ -218,7 +221,7 @@ class Tally:
         self._recent.append((at, done))
         since, before = self._recent[0]
         rate = (done - before) / (at - since) if done > before and at > since else None
-        kept = tuple(replace(count, gpu_seconds=_copied(count.gpu_seconds)) for count in self._streams.values())
+        kept = tuple(replace(count, gpu_seconds=deepcopy(count.gpu_seconds)) for count in self._streams.values())
         return Snapshot(run, state, self._started, at, every, rate, kept, tuple(self._workers.values()))
 
     def _count(self, event: Event, worker: WorkerNow, at: float) -> None:
@@ -229,7 +232,7 @@ class Tally:
                 self._turn(worker.worker, "idle", at)
             case Done():
                 report = event.report
-                self._turn(worker.worker, "idle", at)
+                self._turn(worker.worker, "compute" if worker.ahead else "idle", at, worker.ahead)
                 stream.ooms += report.ooms
                 stream.written += report.written
                 if report.peak:
@@ -251,7 +254,7 @@ class Tally:
         """A worker enters a phase."""
         if number in self._workers:
             self._settle(number, at)
-            self._workers[number] = replace(self._workers[number], phase=phase, since=at, shard=shard)
+            self._workers[number] = replace(self._workers[number], phase=phase, since=at, shard=shard, ahead=None)
 
     def _settle(self, number: int, at: float) -> None:
         """Count the GPU seconds of a living worker up to now."""
@@ -293,7 +296,3 @@ def _of_node(event: Event) -> dict[str, Any]:
 
 def _name(said: Command | Fetch | Event) -> str:
     return type(said).__name__.lower()
-
-
-def _copied(seconds: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    return {kind: dict(phases) for kind, phases in seconds.items()}

@@ -145,15 +145,20 @@ def _stay(rows: Sequence[Mapping[str, Any]], first: float, last: float) -> Stay:
     begin = rows[0]
     bars: list[Bar] = []
     marks: list[Mark] = []
-    doing, since, ended = NEXT["start"], begin["at"], last
+    doing, since, ended, ahead = NEXT["start"], begin["at"], last, 0
     for row in rows[1:]:
         event, at = row["event"], max(row["at"], since)
+        if event == "assign" and doing == "score":  # it begins when the one before it is done
+            ahead += 1
+            continue
         if event in BROKEN:
             marks.append(Mark(row["worker"], begin["model"], at - first, event, row["reason"] or ""))
         if event in NEXT or event in LAST:
             scored = {"shards": 1, "rows": row["rows"] or 0} if event == "done" else {}
             bars.append(Bar(row["worker"], begin["model"], doing, since - first, at - first, **scored))
             doing, since = NEXT.get(event, "idle"), at
+            if event == "done" and ahead:
+                doing, ahead = "score", ahead - 1
         if event in LAST:
             ended = at
             break

@@ -200,3 +200,11 @@ def test_the_table_holds_ratios_of_medians_and_says_what_is_missing() -> None:
     assert text.count(performance.NOT_MEASURED) >= 8
     assert "| llama | reference at batch 8 | 6.0 (7.0, 6.0, 5.0) | 8.0" in text
     assert "| 3.00x | 2.67x | 1.00 | 2.0e+00 | 1 |" in text
+
+
+def test_the_soak_drives_every_shard(tmp_path: Path) -> None:
+    from bench import soak
+
+    pool = soak.soak(4, 160, str(tmp_path))
+    assert pool.done == 160
+    assert len(pool.marks) == 21

@@ -99,12 +99,18 @@ class Played(Pool):
                 report = ShardReport(len(shard.requests), 10, 0.5, 0, flops=40, peak=100.0, ooms=1)
                 self.answers.append(Lost(worker, self.why, preempted=True) if died else Done(worker, shard.id, report))
             case Stop(worker):
-                self.answers = [answer for answer in self.answers if getattr(answer, "worker", None) != worker]
+                self._forget(worker)
 
     def next_event(self, timeout: float) -> Event | None:
         self.clock[0] += 1.0
         time.sleep(0.002)  # so that the thread which writes has its turn
-        return self.answers.pop(0) if self.answers else None
+        answer = self.answers.pop(0) if self.answers else None
+        if isinstance(answer, Lost):
+            self._forget(answer.worker)  # what it had ahead dies with it
+        return answer
+
+    def _forget(self, worker: int) -> None:
+        self.answers = [answer for answer in self.answers if getattr(answer, "worker", None) != worker]
 
     def capacity(self) -> Capacity:
         return self._capacity

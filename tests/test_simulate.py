@@ -41,7 +41,7 @@ def test_a_seed_is_always_the_same_run() -> None:
 def test_every_fault_and_every_end_is_met() -> None:
     """A cluster that never failed, or never finished a model, would prove nothing."""
     seen: Counter[str] = Counter()
-    for seed in range(400):
+    for seed in range(600):
         world = simulate(seed)
         seen.update(world.seen)
         for state in world.scheduler.streams.values():
@@ -52,8 +52,9 @@ def test_every_fault_and_every_end_is_met() -> None:
             seen["left"] += state.left_rows > 0
             seen["unscored"] += "does not fit" in [reason for _, reason in state.failures]
         seen["aborted"] += world.scheduler.aborted is not None
+        seen["ahead"] += world.aheads
     kinds = "complete,partial,given up,quarantined,left,copy,unscored,aborted,lost,preempted,gpu,slow,late"
-    more = "duplicate,jump,node lost,drained,joined,disk full,odd,cannot be loaded,hub"
+    more = "duplicate,jump,node lost,drained,joined,disk full,odd,cannot be loaded,hub,ahead"
     rare = {kind: seen[kind] for kind in [*kinds.split(","), *more.split(",")] if seen[kind] < 10}
     assert not rare, seen
 

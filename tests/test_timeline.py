@@ -48,6 +48,14 @@ def test_a_worker_loads_scores_waits_and_ends() -> None:
     assert totals([stay])["m"] == {"load": 4, "score": 7, "idle": 1, "rows": 8, "shards": 1, "broken": 1}
 
 
+def test_what_is_given_ahead_begins_when_the_one_before_it_ends() -> None:
+    rows = [row(10, "start", 0), row(11, "ready", 0), row(11, "assign", 0), row(11, "assign", 0)]
+    rows += [row(14, "done", 0, rows=8), row(14, "assign", 0), row(16, "done", 0, rows=4), row(19, "done", 0, rows=2)]
+    [stay] = stays([*rows, row(20, "stop", 0)])
+    found = [(bar.doing, bar.start, bar.end, bar.rows) for bar in stay.bars]
+    assert found == [("load", 0, 1, 0), ("score", 1, 4, 8), ("score", 4, 6, 4), ("score", 6, 9, 2), ("idle", 9, 10, 0)]
+
+
 def test_who_was_not_stopped_stays_until_the_last_sign_of_life() -> None:
     [stay] = stays([row(10, "start", 0), row(11, "ready", 0), row(12, "assign", 0)], end=30)
     assert [(bar.doing, bar.start, bar.end) for bar in stay.bars] == [("load", 0, 1), ("idle", 1, 2), ("score", 2, 20)]

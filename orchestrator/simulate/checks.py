@@ -31,7 +31,7 @@ def check_step(world: World) -> None:
 
 def _check_account(world: World, state: StreamState) -> None:
     queued = [piece for piece in state.pieces if state.pieces.copies(piece) == 0]
-    flying = {worker.piece.name: worker.piece for worker in state.crew.values() if worker.piece is not None}
+    flying = {piece.name: piece for worker in state.crew.values() for piece in worker.pieces}
     rows = sum(len(piece.shard.requests) for piece in [*queued, *flying.values()] if not state.pieces.settled(piece))
     if rows != state.left_rows:
         world.fail(f"{state.spec.name}: {rows} rows wait or fly, the account says {state.left_rows}")

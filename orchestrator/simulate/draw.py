@@ -107,7 +107,8 @@ def _stream(random: Random, number: int) -> StreamPlan:
 
 
 def _placements(random: Random, plan: StreamPlan, gpus: float) -> list[Placement]:
-    seconds = [random.uniform(1, 10) * len(shard.requests) for shard in plan.shards]
+    pace = random.choice((0.1, 1.0, 1.0))
+    seconds = [pace * random.uniform(1, 10) * len(shard.requests) for shard in plan.shards]
     load, nodes = random.uniform(5, 60), random.choice((1, 2)) if gpus >= 2 else 1
     if gpus == 0:
         return [Placement(CPU, 0, 1, load, tuple(seconds))]

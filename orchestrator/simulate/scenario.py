@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orchestrator.cost import CPU, Placement
-from orchestrator.events import Capacity, Command
+from orchestrator.events import Assign, Capacity, Lint, Load
 from orchestrator.faults import Limits
 from orchestrator.plan import StreamPlan
 from workers.protocol import Request
@@ -65,7 +65,25 @@ class Simulated:
     placement: Placement
     nodes: tuple[str, ...]
     slow: float
-    task: Command | None = None
+    task: Lint | Load | Assign | None = None
+    ahead: Assign | None = None
+
+    def give(self, command: Lint | Load | Assign) -> bool:
+        """Take a command; False where there is no room for it. One shard may wait for another."""
+        if self.task is None:
+            self.task = command
+        elif self.ahead is None and isinstance(command, Assign) and isinstance(self.task, Assign):
+            self.ahead = command
+        else:
+            return False
+        return True
+
+    def finish(self, command: Lint | Load | Assign) -> Assign | None:
+        """End a command; the one that begins then."""
+        if self.task is not command:
+            return None
+        self.task, self.ahead = self.ahead, None
+        return self.task
 
 
 def true_seconds(scenario: Scenario) -> Mapping[tuple[str, str, float], Mapping[str, tuple[float, int]]]:

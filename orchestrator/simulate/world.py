@@ -39,8 +39,7 @@ from orchestrator.simulate.scenario import Faults, Scenario, Simulated, Violatio
 from workers.errors import EngineError, ModelError, StoreError, SweepError, UnavailableError
 from workers.protocol import Finding, Request, Shard, ShardReport
 
-HOUR = 3600.0
-LINT_SECONDS = 2.0
+HOUR, LINT_SECONDS = 3600.0, 2.0
 MAX_FAULTS = 1000
 """Then the day gets better: a cluster that preempts every worker for ever has no end."""
 
@@ -59,13 +58,11 @@ class World:
         self.heard: set[str] = set()
         self.blamed: Counter[str] = Counter()
         self.seen: list[str] = []
-        self.now = 0.0
-        self.steps = 0
-        self._offset = 0.0
+        self.now = self._offset = 0.0
+        self.steps = self.aheads = 0
         self._seconds = true_seconds(scenario)
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = 0
-        self._nodes = 0
+        self._numbers = self._nodes = 0
 
     def run(self, max_steps: int = 100_000) -> None:
         """Until the scheduler has finished."""
@@ -158,14 +155,18 @@ class World:
 
     def _work(self, command: Lint | Load | Assign) -> None:
         worker = self.alive.get(command.worker)
-        if worker is None or worker.task is not None:
-            self.fail(f"worker {command.worker} is given work, but is gone or busy")
         if isinstance(command, Assign) and command.shard.id in self.heard:
             self.fail(f"shard {command.shard.id} is handed out after its result was heard")
         if isinstance(command, Assign):
             flying = [other.task.shard.id for other in self.alive.values() if isinstance(other.task, Assign)]
             self.seen += ["copy"] * (command.shard.id in flying)
-        worker.task = command
+        if worker is None or not worker.give(command):
+            self.fail(f"worker {command.worker} is given work, but is gone or busy")
+        if worker.task is command:
+            self._begin(command, worker)
+        self.aheads += worker.ahead is command
+
+    def _begin(self, command: Lint | Load | Assign, worker: Simulated) -> None:
         faults, seconds = self.scenario.faults, self._duration(command, worker)
         death = (
             self.random.expovariate(faults.lost / HOUR * max(1.0, worker.placement.gpus))
@@ -187,12 +188,10 @@ class World:
             case Load():
                 return worker.placement.load_seconds * worker.slow
             case Assign(_, shard):
-                return self._true(shard, worker.placement) * worker.slow + self._store_seconds()
+                mean = self.scenario.faults.store_slow
+                store = min(self.random.expovariate(1 / mean), 100 * mean) if mean else 0.0
+                return self._true(shard, worker.placement) * worker.slow + store
         return LINT_SECONDS
-
-    def _store_seconds(self) -> float:
-        mean = self.scenario.faults.store_slow
-        return min(self.random.expovariate(1 / mean), 100 * mean) if mean else 0.0
 
     def _true(self, shard: Shard, placement: Placement) -> float:
         """The seconds of a shard, or of a part of one: its name begins with the whole one's."""
@@ -212,10 +211,10 @@ class World:
 
     def _answer(self, command: Lint | Load | Assign, worker: Simulated) -> None:
         """What a worker says at the end of its task: also one that was stopped meanwhile may be heard."""
-        if worker.task is command:
-            worker.task = None
-        event = self._result(command)
+        following, event = worker.finish(command), self._result(command)
         self.seen += ["late"] * (self.alive.get(command.worker) is not worker)
+        if following is not None and self.alive.get(command.worker) is worker:
+            self._begin(following, worker)
         self.tell(event)
         if self._odds(self.scenario.faults.duplicate):
             self.seen.append("duplicate")
