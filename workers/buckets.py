@@ -129,26 +129,14 @@ def pauses() -> Iterator[float]:
 
 def explained(error: Exception) -> str:
     """Why a request failed, and what to do about it, in one line."""
-    return (
-        _lasting(error) or f"{first_line(error)}; check the network and the endpoint, then run the same command again"
-    )
-
-
-def may_pass(error: BaseException | None) -> bool:
-    """Whether a request that failed for all its retries may succeed some time later."""
-    return type(error).__name__ == "GenericError" and not _lasting(error)
-
-
-def _lasting(error: BaseException | None) -> str | None:
-    """What no waiting mends, and what does."""
-    kind, text = type(error).__name__, str(error)
-    if "NoSuchBucket" in text or "bucket does not exist" in text:
+    kind, text = type(error).__name__, first_line(error)
+    if "NoSuchBucket" in str(error) or "bucket does not exist" in str(error):
         return "no such bucket; create it, or correct its name"
     if kind == "PermissionDeniedError" or "403 Forbidden" in text:
         return "access denied; these credentials need the rights that docs/store.md lists"
     if kind == "UnauthenticatedError" or "401 Unauthorized" in text:
         return "the credentials are missing, wrong or out of date; see docs/store.md"
-    return None
+    return f"{text}; check the network and the endpoint, then run the same command again"
 
 
 def _s3_address() -> dict[str, str]:
