@@ -13,6 +13,7 @@ from dataclasses import replace
 from workers import bucketed, buckets
 from workers.errors import ModelError, StoreError, UnavailableError, boundary
 from workers.protocol import ModelSpec
+from workers.transient import passes
 
 TOKENIZER = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """What a tokenizer and a configuration are made of."""
@@ -61,7 +62,7 @@ def _bring(spec: ModelSpec, path: str, revision: str, weights: bool, hub: bool) 
         try:
             bucketed.bring(path, revision, patterns, TRAINING, spec.addresses.get(buckets.place_of(path).kind))
         except StoreError as error:  # of this model's files, not of the store
-            kind = UnavailableError if buckets.may_pass(error.__cause__) else ModelError
+            kind = UnavailableError if passes(error) else ModelError
             raise kind(f"model {spec.name!r}: {error}") from error
     elif hub:
         from huggingface_hub import snapshot_download

@@ -26,8 +26,9 @@ LIBRARIES = {
     "httpx2": ("TransportError",),
     "requests": ("ConnectionError", "Timeout"),
     "urllib3.exceptions": ("ProtocolError", "TimeoutError"),
+    "obstore.exceptions": ("GenericError",),
 }
-"""The errors of HTTP libraries that are about the way to a server; of buckets, see `workers.buckets.may_pass`."""
+"""The errors of HTTP libraries that are about the way to a server; obstore has no other name for those, and for 5xx."""
 NEVER = {"httpx": ("UnsupportedProtocol",), "httpx2": ("UnsupportedProtocol",)}
 
 
