@@ -83,9 +83,10 @@ def _run(settings: Settings, run_id: str) -> int:
         store.prepare()
         hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
         todo = prepared.plan
-        predicted = planned.record(prepared.prediction)
         counts = (todo.total, todo.total - todo.owed)
-        record = Run(run_id, provenance.now(), prepared.models, hashes, *counts, facts, predicted)
+        record = Run(
+            run_id, provenance.now(), prepared.models, hashes, *counts, facts, planned.record(prepared.prediction)
+        )
         records.save_run(store, record)
         outcome = _execute(settings, store, run_id, prepared, pool) if pool is not None else _nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
@@ -124,13 +125,11 @@ def benchmark_names(settings: Settings) -> tuple[str, ...]:
 
 def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
     """What the store has of each of the models' streams; damage is said aloud."""
-    fingerprints = {spec.fingerprint for model in models for spec in model.streams}
-    held = {fingerprint: store.held(fingerprint) for fingerprint in sorted(fingerprints)}
+    held = {name: store.held(name) for name in sorted({spec.fingerprint for model in models for spec in model.streams})}
     for one in held.values():
-        for problem in one.damaged:
-            say(f"warning: {problem}; its rows count as absent and are scored again")
-        for note in one.notes:
-            say(f"warning: {note}")
+        absent = [f"{problem}; its rows count as absent and are scored again" for problem in one.damaged]
+        for warning in (*absent, *one.notes):
+            say(f"warning: {warning}")
         if one.conflicts:
             say(f"warning: {one.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
     return held
@@ -213,9 +212,8 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
-    for fingerprint, owed in requests.items():
-        if owed:
-            store.index(fingerprint)
+    for fingerprint in (name for name, owed in requests.items() if owed):
+        store.index(fingerprint)
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:

@@ -78,7 +78,7 @@ class FolderFiles:
     def unfinished(self) -> list[Entry]:
         """See `Files`."""
         found = self._walk(self._root, "")
-        return [entry for entry in found if _is_unfinished(entry.path) and not entry.path.endswith(f"/{LOCK}")]
+        return [entry for entry in found if _is_unfinished(entry.path) and entry.path.rpartition("/")[2] != LOCK]
 
     def list(self, folder: str) -> list[Entry]:
         """See `Files`."""

@@ -89,7 +89,9 @@ class ParquetStore:
                 f'write {{"schema": {SCHEMA}}} into it, or use a new store'
             ) from error
         if version != SCHEMA:
-            raise StoreError(f"store={self.uri}: schema {version}, this rewardsweep writes {SCHEMA}; use a new store")
+            raise StoreError(
+                f"store={self.uri}: schema {version}, this rewardsweep knows {SCHEMA}; upgrade, or use a new store"
+            )
 
     def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> None:
         """One part with all rows; the footer holds the identity, the driver's facts and the worker's."""
