@@ -63,7 +63,7 @@ WORDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ["models.longest.engine", "unknown engine 'basline'", "did you mean 'baseline'?"],
     ),
     "missing family": (("+models.mine.path={empty}", *PAIRS), ["models.mine.family is missing", "scalar"]),
-    "missing path": ((*MINE, *PAIRS), ["models.mine.path is missing", "folder or hub id"]),
+    "missing path": ((*MINE, *PAIRS), ["models.mine.path is missing", "folder, bucket or hub id"]),
     "no such checkpoint": (
         ("+models.mine.path=./nowhere", *MINE, *PAIRS),
         ["models.mine.path=./nowhere", "no such folder", "check the path"],
