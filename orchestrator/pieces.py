@@ -104,6 +104,10 @@ class Pieces:
         del self._flying[piece.name]
         return None if self.settled(piece) else piece
 
+    def waits(self, piece: Piece) -> bool:
+        """Whether a piece is in the queue, perhaps besides having been given to a worker."""
+        return piece.name in self._queued
+
     def copies(self, piece: Piece) -> int:
         """Workers that have a piece."""
         return len(self._flying.get(piece.name, ()))

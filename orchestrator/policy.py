@@ -188,8 +188,8 @@ def longest_piece(stream: StreamState, worker: WorkerState, until: float | None,
 
 
 def looks_ahead(stream: StreamState, worker: WorkerState) -> bool:
-    """Whether a busy worker should have a further piece ahead."""
-    if worker.piece is None or worker.ahead is not None or not stream.timed:
+    """Whether a busy worker should have a further piece ahead; not where that could be its own once more."""
+    if worker.piece is None or worker.ahead is not None or not stream.timed or stream.pieces.waits(worker.piece):
         return False
     short = stream.seconds_for(worker.piece.cost, worker.option) < SHORT
     return short and stream.waiting >= ENOUGH * len(stream.crew)

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.events import Assign, Failed, Linted, Lost, NodeDraining, NodeLost, Ready, Start, Stop, Tick
+from orchestrator.events import (
+    Assign,
+    Failed,
+    Linted,
+    Lost,
+    NodeDraining,
+    NodeJoined,
+    NodeLost,
+    Ready,
+    Start,
+    Stop,
+    Tick,
+)
 from orchestrator.faults import Limits
 from orchestrator.plan import Plan
 from orchestrator.policy import ENOUGH, SHORT
@@ -79,6 +91,16 @@ def test_on_a_machine_that_goes_away_nothing_is_ahead_any_more() -> None:
     assert "a1" in [piece.name for piece in state(scheduler).pieces], "someone else may have it first"
     play(scheduler, done(0, seconds=QUICK))
     assert len(held(scheduler)) == 1
+
+
+def test_on_a_machine_that_stays_after_all_nothing_is_given_twice() -> None:
+    scheduler = running(9)
+    play(scheduler, NodeDraining("a1", QUICK / 2), NodeJoined(A), done(0, seconds=QUICK))
+    while scheduler.workers:
+        names = held(scheduler)
+        assert len(set(names)) == len(names)
+        play(scheduler, done(min(scheduler.workers), seconds=QUICK))
+    assert account(scheduler) == {"a": (9 * ROWS, 0, None)}
 
 
 def test_results_count_in_any_order_and_once() -> None:

@@ -54,7 +54,7 @@ def test_every_fault_and_every_end_is_met() -> None:
         seen["aborted"] += world.scheduler.aborted is not None
         seen["ahead"] += world.aheads
     kinds = "complete,partial,given up,quarantined,left,copy,unscored,aborted,lost,preempted,gpu,slow,late"
-    more = "duplicate,jump,node lost,drained,joined,disk full,odd,cannot be loaded,hub,ahead"
+    more = "duplicate,jump,node lost,drained,joined,disk full,odd,cannot be loaded,hub,ahead,stayed"
     rare = {kind: seen[kind] for kind in [*kinds.split(","), *more.split(",")] if seen[kind] < 10}
     assert not rare, seen
 

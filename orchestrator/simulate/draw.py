@@ -69,6 +69,7 @@ def _faults(random: Random, badness: float) -> Faults:
         preempted=0.4,
         node_lost=1.0,
         node_drained=2.0,
+        node_stays=0.4,
         node_returns=0.7,
         load_fails=0.1,
         hub_fails=0.1,

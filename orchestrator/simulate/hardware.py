@@ -58,6 +58,12 @@ class Hardware:
         box.draining = True
         return True
 
+    def stay(self, name: str) -> bool:
+        """A machine does not end after all; whether it is there."""
+        if name in self.boxes:
+            self.boxes[name].draining = False
+        return name in self.boxes
+
     def take(self, worker: int, placement: Placement, nodes: tuple[str, ...]) -> bool:
         """Give a worker its part of the named machines; False where it cannot be had."""
         if len(nodes) != placement.nodes or len(set(nodes)) != len(nodes) or not set(nodes) <= self.boxes.keys():

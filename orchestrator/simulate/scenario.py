@@ -24,6 +24,7 @@ class Faults:
     preempted: float = 0.0
     node_lost: float = 0.0
     node_drained: float = 0.0
+    node_stays: float = 0.0
     node_returns: float = 0.0
     load_fails: float = 0.0
     hub_fails: float = 0.0

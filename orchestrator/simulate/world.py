@@ -1,7 +1,4 @@
-"""A virtual cluster: obeys the scheduler's commands, and answers with events when their time has come.
-
-It keeps its own account of what is taken, and gives workers GPUs as Ray does, so that it can contradict the scheduler.
-"""
+"""A virtual cluster: obeys the scheduler, answers in time, and keeps an account of its own to contradict it with."""
 
 from __future__ import annotations
 
@@ -168,11 +165,8 @@ class World:
 
     def _begin(self, command: Lint | Load | Assign, worker: Simulated) -> None:
         faults, seconds = self.scenario.faults, self._duration(command, worker)
-        death = (
-            self.random.expovariate(faults.lost / HOUR * max(1.0, worker.placement.gpus))
-            if faults.lost and self._bad()
-            else seconds + 1
-        )
+        rate = faults.lost / HOUR * max(1.0, worker.placement.gpus)
+        death = self.random.expovariate(rate) if rate and self._bad() else seconds + 1
         poison = isinstance(command, Assign) and not self.scenario.killers.isdisjoint(command.shard.requests)
         if poison or death < seconds:
             at = seconds * self.random.random() if poison else death
@@ -270,8 +264,15 @@ class World:
         if self.hardware.drain(node.id):
             self.seen.append("drained")
             seconds = self.random.choice((30.0, 120.0))
-            self._at(seconds, lambda: self._lose_node(node))
+            stays = self._odds(self.scenario.faults.node_stays)
+            self._at(seconds * 0.5**stays, lambda: self._stay(node) if stays else self._lose_node(node))
             self.tell(NodeDraining(node.id, seconds))
+
+    def _stay(self, node: Node) -> None:
+        """A machine is not taken away after all."""
+        if self.hardware.stay(node.id):
+            self.seen.append("stayed")
+            self.tell(NodeJoined(node))
 
     def _lose_node(self, node: Node) -> None:
         """All processes there are gone; some are heard of before the node is, and some never.
