@@ -16,8 +16,8 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.canaries import CANARIES, contents, leaks
 from tests.conftest import Cli
+from tests.test_canaries import CANARIES, contents, leaks
 
 BUCKET = "canaries"
 
