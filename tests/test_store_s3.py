@@ -5,71 +5,24 @@ from __future__ import annotations
 import os
 import pickle
 import random
-import socket
-import subprocess
-import sys
 import time
-import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
 
 from orchestrator.stores import objects
 from orchestrator.stores.compaction import compact, removable
 from orchestrator.stores.parquet import ParquetStore
+from tests.conftest import S3_SECRET as CANARY
 from tests.conftest import Cli
 from tests.faulty_proxy import FaultyProxy
 from tests.store_rows import FOLDER, SPEC, row
 from workers.errors import StoreError
 
 WRITERS = 64
-CANARY = "canary-5f3d9c"
 LARGE = 12 * 2**20
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that speaks S3."""
-    if os.environ.get("REWARDSWEEP_S3_ENDPOINT"):
-        yield os.environ["REWARDSWEEP_S3_ENDPOINT"]
-        return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh bucket; endpoint and keys are in the environment, as a user would have them."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    settings = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": os.environ.get("REWARDSWEEP_S3_KEY", "S3RVER"),
-        "AWS_SECRET_ACCESS_KEY": os.environ.get("REWARDSWEEP_S3_SECRET", CANARY),
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    name = f"b-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    return name
 
 
 @pytest.fixture
