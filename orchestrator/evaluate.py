@@ -125,7 +125,7 @@ def benchmark_names(settings: Settings) -> tuple[str, ...]:
 
 def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
     """What the store has of each of the models' streams; damage is said aloud."""
-    held = {name: store.held(name) for name in sorted({spec.fingerprint for model in models for spec in model.streams})}
+    held = store.held_of(spec.fingerprint for model in models for spec in model.streams)
     for one in held.values():
         absent = [f"{problem}; its rows count as absent and are scored again" for problem in one.damaged]
         for warning in (*absent, *one.notes):
