@@ -1,12 +1,13 @@
 """Speed on one GPU: random 8B models in bfloat16 over real lengths, ours against the reference's way and plain batches.
 
     python -m bench.gpu [--out gpu.json] [--seconds 420]
+    python -m bench.gpu --device cpu --tiny             # every step, in seconds, on any machine
 
 Needs torch, transformers and numpy, no data, tokenizer or hub: lengths are in bench/lengths.json, weights are made on
 the device. After each step the JSON so far is printed and written. A step measures as many of the pairs as fit its
 share of the time, blocks of eight in an order drawn once, so that all see the same lengths; MFU counts the operations
-of the tokens that had to be computed, by the formula of `workers.flops`, over the data sheet's peak. `--tiny` is for
-tests.
+of the tokens that had to be computed, by the formula of `workers.flops`, over the data sheet's peak. On a CPU all is
+float32, the reference's way too.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Gpu:
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
         self.shape = "tiny" if options.tiny else "8b"
-        self.cuda = torch.cuda.is_available()
+        self.cuda = options.device == "cuda"
         self.dtype = "bfloat16" if self.cuda else "float32"
         self.device = torch.cuda.get_device_name() if self.cuda else "cpu"
         self.peak = flops.peak(self.device, "bfloat16")
@@ -261,6 +262,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="keeps the JSON that is printed")
     parser.add_argument("--seconds", type=float, default=420.0, help="for all steps together")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=here, help="cuda where there is a GPU")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and a few short pairs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

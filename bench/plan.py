@@ -50,10 +50,11 @@ def main(words: list[str]) -> int:
     if done.returncode not in (0, 1) or not done.stdout:
         print(done.stderr)
         return 1
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak, cpu = used.ru_maxrss / 2**20, used.ru_utime + used.ru_stime
     said = json.loads(done.stdout)
     print(f"{models} models x {pairs:,} pairs: {said['owed']:,} of {said['wanted']:,} measurements are owed")
-    print(f"planned in {seconds:.1f} s, {peak:.2f} GiB at the peak")
+    print(f"planned in {seconds:.1f} s ({cpu:.1f} s of a core), {peak:.2f} GiB at the peak")
     print(f"predicted: {said['gpu_hours']:,.0f} GPU-hours; makespan over bound {said['makespan_over_bound']}")
     return 0
 
@@ -71,14 +72,14 @@ def _data(path: Path, pairs: int) -> Path:
 
 
 def _models(folder: Path, count: int) -> Path:
-    """A suite of so many models that the zoo has weights for; beyond those, some under further names."""
+    """A suite of so many models of the zoo that have weights, in turn, under names of their own and pinned."""
     known = [one for one in zoo.load() if one.entry["family"] not in ("judge", "baseline")]
     (folder / "model").mkdir(parents=True)
     (folder / "suite").mkdir()
     names = []
     for number in range(count):
         listed = known[number % len(known)]
-        name = listed.name if number < len(known) else f"{listed.name}-{number}"
+        name = f"{listed.name}-{number}"  # a shipped file would win over one of the same name
         entry = {**listed.entry, "revision": f"{number:040x}"}
         (folder / "model" / f"{name}.yaml").write_text("# @package models\n" + json.dumps({name: entry}))
         names.append(name)

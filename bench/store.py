@@ -1,6 +1,7 @@
 """Seconds to list, read, index, merge and clean a store of many parts, in a folder and on moto's S3 server.
 
-Listings are timed with all parts, what opens parts with a tenth of them: python -m bench.store FOLDER [PARTS] [MODELS]
+Listings are timed with all parts, what opens parts with a tenth of them: python -m bench.store FOLDER [PARTS] [MODELS].
+On moto the parts of one model in `OPENED` are real and the others empty, as a listing opens none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from moto.core import DEFAULT_ACCOUNT_ID
@@ -24,6 +26,10 @@ from orchestrator.stores.parts import to_bytes
 from workers.protocol import Measurement, ModelSpec, measurement_key
 
 ROWS = 4
+OPENED = 20
+TAIL = 10
+"""Parts of each model that came after its index."""
+
 MODEL = ModelSpec("m", "models/m", "sha256:1", "scalar", "1", "transformers", "1", (("torch", "2.7"),))
 
 
@@ -59,8 +65,10 @@ def listed(folder: Path, count: int, models: int) -> None:
         name = hashlib.sha256(str(number).encode()).hexdigest()
         (folder / f"measurements/{number % models:032x}/{name}.parquet").touch()
     store = ParquetStore(str(folder), {})
-    with timed(f"folder: {count} parts listed by prefix"):
+    with timed(f"folder: {count} parts listed in one go"):
         assert len(store.list("measurements")) == count
+    with timed(f"folder: {count} parts listed model by model"):
+        assert len(store.all_parts()) == count
 
 
 def in_folder(folder: Path, count: int, models: int) -> None:
@@ -92,7 +100,10 @@ def in_folder(folder: Path, count: int, models: int) -> None:
 
 
 def on_s3(count: int, models: int) -> None:
-    """The objects are put into moto directly; all that is timed goes through its socket."""
+    """The objects are put into moto directly; all that is timed goes through its socket.
+
+    moto goes through all keys for every page, and sorts those below the prefix: many pages of one prefix take it long.
+    """
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -100,14 +111,31 @@ def on_s3(count: int, models: int) -> None:
     os.environ.update(AWS_ENDPOINT_URL=f"http://{host}:{port}", **keys)
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     backend.create_bucket("bucket", "us-east-1")
-    for number in range(count):
+    put = partial(backend.put_object, "bucket")
+    opened = models // OPENED
+    each = count // models
+    for number in range(each * (models - opened)):
         name = hashlib.sha256(str(number).encode()).hexdigest()
-        backend.put_object("bucket", f"p/measurements/{number % models:032x}/{name}.parquet", b"")
+        put(f"p/measurements/{number % (models - opened):032x}/{name}.parquet", b"")
+    made = list(parts(each * opened, opened))
+    for path, content in made[: -TAIL * opened]:
+        put(f"p/{path}", content)
     store = ParquetStore("s3://bucket/p", {})
-    with timed(f"moto: {count} parts listed by prefix"):
-        assert len(store.list("measurements")) == count
-    with timed(f"moto: {count // models} parts of one model listed"):
-        assert len(store.list(f"measurements/{0:032x}")) == count // models
+    names = sorted({path.split("/")[1] for path, _ in made})
+    with timed(f"moto: indexes of {opened} models of {each} parts written, from the parts"):
+        assert all([store.index(name) for name in names])
+    for path, content in made[-TAIL * opened :]:
+        put(f"p/{path}", content)
+    with timed(f"moto: {opened} models read, through the index and {TAIL} parts after it each"):
+        assert sum(len(store.read(name).rows) for name in names) == each * opened * ROWS
+    with timed(f"moto: {models} models named"):
+        assert len(store.fingerprints()) == models
+    with timed(f"moto: {each} parts of one model listed"):
+        assert len(store.list(f"measurements/{names[0]}")) == each
+    with timed(f"moto: {each * models} parts listed model by model, many at a time"):
+        assert len(store.all_parts()) == each * models
+    with timed(f"moto: {each * models} parts listed in one go"):
+        assert len(store.list("measurements")) == each * models
     server.stop()
 
 

@@ -20,6 +20,7 @@ from orchestrator.plan import family, wanted
 from orchestrator.prepare import uses_cuda
 from workers import plugins
 from workers.errors import InputError, ModelError, ShardError, boundary
+from workers.fetch import fetch, local
 from workers.protocol import Finding, Measurement, Model, ModelSpec, Output, Request, Unscored, measure
 
 ROWS = 10
@@ -78,11 +79,13 @@ def _rendered(model: Model, rows: Sequence[Example]) -> tuple[list[dict[str, Any
     asked = _asked(model, rows)
     engine, first = plugins.resolve("workers.engines", model.streams[0].engine), model.streams[0]
     with boundary(ModelError, f"model {first.name!r}: cannot be rendered"):
-        texts = engine.shown(first, asked[0])
+        for spec in model.streams:
+            fetch(spec, weights=False)
+        texts = engine.shown(local(first), asked[0])
         findings = [
             finding
             for stream, spec in enumerate(model.streams)
-            for finding in plugins.resolve("workers.engines", spec.engine).lint(spec, asked[stream])
+            for finding in plugins.resolve("workers.engines", spec.engine).lint(local(spec), asked[stream])
         ]
     shown = dict(zip((request.digest for request in asked[0]), texts, strict=True))
     return [
@@ -148,7 +151,8 @@ def _run(spec: ModelSpec, calls: Sequence[Sequence[Request]]) -> list[Measuremen
     """Load the engine, make the calls, close it."""
     module = plugins.resolve("workers.engines", spec.engine)
     with boundary(ModelError, f"model {spec.name!r}: cannot be loaded"):
-        engine = module.load(spec)
+        fetch(spec)
+        engine = module.load(local(spec))
     try:
         with boundary(ShardError, f"model {spec.name!r}"):
             return [

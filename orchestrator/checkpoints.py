@@ -1,4 +1,5 @@
-"""Where checkpoints lie and what is in them: hub revisions become commits, local folders the hash of their files.
+"""Where checkpoints lie and what is in them: hub revisions become commits, local folders the hash of their files, what
+lies in a bucket the hash of its listing.
 
 Every complaint is an `InputError` that names the key of the model's file.
 """
@@ -13,7 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workers.errors import InputError, first_line
+from workers import bucketed, buckets
+from workers.errors import InputError, StoreError, first_line
+from workers.fetch import TOKENIZER
 from workers.protocol import digest
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,9 +42,9 @@ class Pinned:
 def weights(name: str, entry: Mapping[str, Any], hub: bool = True) -> Pinned:
     """The checkpoint of a model's file; remote code only from a commit. Without the hub a branch stays unpinned."""
     if not entry.get("path"):
-        raise InputError(f"models.{name}.path is missing: set it to a checkpoint's folder or hub id")
+        raise InputError(f"models.{name}.path is missing: set it to a checkpoint's folder, bucket or hub id")
     pinned = content(name, "path", entry["path"], entry.get("revision"), hub)
-    if entry.get("trust_remote_code") and pinned.revision and not COMMIT.fullmatch(str(entry.get("revision"))):
+    if entry.get("trust_remote_code") and pinned.revision and entry.get("revision") != pinned.revision:
         raise InputError(
             f"models.{name}.trust_remote_code: remote code runs only from a pinned commit; "
             f"set models.{name}.revision={pinned.revision}"
@@ -50,7 +53,10 @@ def weights(name: str, entry: Mapping[str, Any], hub: bool = True) -> Pinned:
 
 
 def content(name: str, field: str, path: str, revision: str | None, hub: bool = True) -> Pinned:
-    """A folder by the hash of its files, a hub repository by its commit."""
+    """A folder by the hash of its files, a hub repository by its commit, what lies in a bucket by its listing."""
+    if buckets.is_bucket(path):
+        return _in_bucket(name, field, path.rstrip("/"), revision, hub)
+    path = path.removeprefix("file://")
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists() and field == "path":
@@ -65,6 +71,33 @@ def content(name: str, field: str, path: str, revision: str | None, hub: bool = 
         return Pinned(path, None, f"{UNPINNED}{path}@{revision or 'main'}")
     commit = given or _commit(name, field, path, revision)
     return Pinned(path, commit, f"hub:{path}@{commit}")
+
+
+def _in_bucket(name: str, field: str, path: str, revision: str | None, hub: bool) -> Pinned:
+    """A checkpoint by the revision that its listing gives; one that is named must be what lies there now."""
+    try:
+        buckets.place_of(path)
+        if not hub:
+            return Pinned(path, revision, f"{path}@{revision}" if revision else f"{UNPINNED}{path}")
+        found = bucketed.manifest(path)
+        if revision and revision != found.revision:
+            raise bucketed.changed(path, revision, found.revision)
+        if field == "path":
+            if not found.wanted(["config.json"]):
+                raise StoreError(f"{path}: no config.json lies there; it is not a checkpoint")
+            bucketed.bring(path, found.revision, ["config.json"])  # what a plan reads of it
+    except StoreError as error:
+        raise InputError(f"models.{name}.{field}={error}") from error
+    return Pinned(path, found.revision, f"{path}@{found.revision}")
+
+
+def addresses(name: str, found: Iterable[Pinned | None]) -> dict[str, dict[str, str]]:
+    """Where the endpoints of the buckets are that hold a model's files: what its workers need besides credentials."""
+    paths = [pinned.path for pinned in found if pinned is not None and buckets.is_bucket(pinned.path)]
+    try:
+        return {place.kind: buckets.address_of(place) for place in map(buckets.place_of, paths)}
+    except StoreError as error:
+        raise InputError(f"models.{name}.path={error}") from error
 
 
 def _commit(name: str, field: str, path: str, revision: str | None) -> str:
@@ -103,8 +136,8 @@ def dtype(name: str, entry: Mapping[str, Any], checkpoint: Pinned, hub: bool = T
 
 
 def config_at_hand(path: str, revision: str | None) -> dict[str, Any] | None:
-    """The values of a checkpoint's config.json, of its folder or of the hub's cache; None where it is not here."""
-    folder = Path(path).expanduser()
+    """The values of a checkpoint's config.json, of its folder or of a cache; None where it is not here."""
+    folder = Path(path.removeprefix("file://")).expanduser()
     file: Any = folder / "config.json" if folder.is_dir() else cached(path, "config.json", revision)
     try:
         values = json.loads(Path(file).read_text(encoding="utf-8")) if file else None
@@ -114,7 +147,10 @@ def config_at_hand(path: str, revision: str | None) -> dict[str, Any] | None:
 
 
 def cached(path: str, file: str, revision: str | None) -> str | None:
-    """Where a hub repository's file lies in the cache, without asking the hub."""
+    """Where a file of a hub repository or a bucket lies in its cache, without asking for it."""
+    if buckets.is_bucket(path):
+        kept = bucketed.folder_of(path, revision) / file if revision else None
+        return str(kept) if kept is not None and kept.exists() else None
     from huggingface_hub import try_to_load_from_cache
 
     if not HUB_ID.fullmatch(path):
@@ -127,6 +163,8 @@ def _config_file(name: str, checkpoint: Pinned) -> Path:
     """The checkpoint's config.json, of the pinned commit where it lies on the hub."""
     if checkpoint.revision is None:
         return Path(checkpoint.path) / "config.json"
+    if buckets.is_bucket(checkpoint.path):
+        return bucketed.folder_of(checkpoint.path, checkpoint.revision) / "config.json"
     from huggingface_hub import hf_hub_download
 
     try:
@@ -162,6 +200,8 @@ def tokenizer(name: str, field: str, path: str, revision: str | None, hub: bool 
     if pinned.revision is None:
         files = [file for file in Path(pinned.path).iterdir() if TOKENIZER_FILE.fullmatch(file.name)]
         return replace(pinned, content=hash_files(files))
+    if buckets.is_bucket(pinned.path):
+        return replace(pinned, content=hash_files(_tokenizer_in_bucket(name, field, pinned.path, pinned.revision)))
     from huggingface_hub import HfApi, hf_hub_download
 
     try:
@@ -171,3 +211,11 @@ def tokenizer(name: str, field: str, path: str, revision: str | None, hub: bool 
     except Exception as error:
         raise InputError(f"models.{name}.{field}={path}: cannot fetch its tokenizer ({first_line(error)})") from error
     return replace(pinned, content=hash_files(files))
+
+
+def _tokenizer_in_bucket(name: str, field: str, path: str, revision: str) -> list[Path]:
+    try:
+        folder = bucketed.bring(path, revision, TOKENIZER)
+    except StoreError as error:
+        raise InputError(f"models.{name}.{field}={error}") from error
+    return [file for file in folder.iterdir() if TOKENIZER_FILE.fullmatch(file.name)]

@@ -13,7 +13,7 @@ from orchestrator.config import Settings
 from orchestrator.driver import Pool
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
-from orchestrator.outlook import compared, outlook
+from orchestrator.outlook import as_a_whole, compared, outlook
 from orchestrator.plan import Plan
 from orchestrator.prepare import Prepared, prepare, uses_cuda
 from orchestrator.progress import say
@@ -74,7 +74,7 @@ def sweep(settings: Settings, store: Store, prepared: Prepared, facts: Mapping[s
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
         outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=paid(store, todo))
         records.save_outcome(store, run_id, outcome)
-        _report_prediction(settings, store, record)
+        _report_prediction(settings, store, replace(record, outcome=outcome))
     return outcome
 
 
@@ -105,9 +105,8 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
-    for fingerprint, owed in requests.items():
-        if owed:
-            store.index(fingerprint)
+    for fingerprint in (name for name, owed in requests.items() if owed):
+        store.index(fingerprint)
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:
@@ -174,8 +173,10 @@ def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
 
 def _report_prediction(settings: Settings, store: Store, run: Run) -> None:
     """What the run's models took, against what its plan expected."""
-    for line in compared(store, run, cluster.priced(settings.dollars)):
+    for line in compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)):
         say(str(line))
+    if whole := as_a_whole(run):
+        say(whole)
 
 
 def _stopped(settings: Settings, outcome: Outcome) -> int:

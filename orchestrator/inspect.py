@@ -14,7 +14,7 @@ from orchestrator.config import Settings
 from orchestrator.cost import Gpu
 from orchestrator.eventlog import sweep_of
 from orchestrator.leaderboards import existing_store
-from orchestrator.outlook import compared
+from orchestrator.outlook import as_a_whole, compared
 from orchestrator.plan import make_plan
 from orchestrator.progress import say
 from orchestrator.records import Run
@@ -23,6 +23,7 @@ from orchestrator.stores import Store
 from orchestrator.stores.parts import check_keys, read_part
 from workers import plugins
 from workers.errors import StoreError, SweepError
+from workers.fetch import fetch, local
 from workers.protocol import Measurement, ModelSpec, Request, digest
 
 ALL = 10**9
@@ -41,9 +42,11 @@ def status(settings: Settings) -> int:
     latest = [run for run in runs if sweep_of(run.id) == sweep_of(runs[-1].id)]
     progress = [row for run in latest for row in _progress(store, run, devices)]
     models = list({(row["model"], row["fingerprint"]): row for row in progress}.values())
+    against = compared(lambda name: store.held(name).provenance, runs[-1], devices) if runs else []
     if settings.output == "json":
         now = seen.to_json() if seen else None
-        whole = {"store": store.uri, "runs": found, "now": now, "models": models}
+        both = [one.to_json() for one in against]
+        whole = {"store": store.uri, "runs": found, "now": now, "models": models, "prediction": both}
         print(json.dumps(whole, indent=1, ensure_ascii=False))
         return 0
     for run in found:
@@ -60,18 +63,12 @@ def status(settings: Settings) -> int:
         missing = model["wanted"] - model["present"]
         state = "complete" if not missing else f"{missing} missing"
         failure = f"  failed: {model['failure']}" if model["failure"] else ""
-        took = f"  {_took(model)}" if model["gpu_hours"] else ""
+        took = f"  {model['took']}" if model["took"] else ""
         print(f"{model['model']}: {model['present']} of {model['wanted']} measurements, {state}{took}{failure}")
-    for line in compared(store, runs[-1], devices) if runs else ():
+    whole_run = as_a_whole(runs[-1]) if runs else None
+    for line in (*against, *([whole_run] if whole_run else ())):
         print(f"latest run: {line}")
     return 0
-
-
-def _took(model: Mapping[str, Any]) -> str:
-    """Hours of GPUs, dollars and MFU of a stream, in words."""
-    dollars = "" if model["dollars"] is None else f", ${model['dollars']:,.2f}"
-    mfu = "" if model["mfu"] is None else f", MFU {model['mfu']:.0%}"
-    return f"{model['gpu_hours']:,.3f} GPU-hours{dollars}{mfu}"
 
 
 def _run_json(run: Run) -> dict[str, Any]:
@@ -94,8 +91,7 @@ def _run_json(run: Run) -> dict[str, Any]:
 def _progress(store: Store, run: Run, devices: Mapping[str, Gpu]) -> list[dict[str, Any]]:
     """What the store has of everything that a run asked for, a record a stream, and what that took."""
     examples = {name: records.load_examples(store, name, rows) for name, rows in run.benchmarks.items()}
-    fingerprints = {spec.fingerprint for model in run.models for spec in model.streams}
-    held = {fingerprint: store.held(fingerprint) for fingerprint in fingerprints}
+    held = store.held_of(spec.fingerprint for model in run.models for spec in model.streams)
     present = {fingerprint: one.requests for fingerprint, one in held.items()}
     plan = make_plan([model for model in run.models if model.streams], examples, present, {}, shard_rows=ALL)
     reasons = records.latest_failures([run])
@@ -121,8 +117,10 @@ def _measured(took: Spent) -> dict[str, Any]:
         "tokens": took.tokens,
         "seconds": round(took.seconds, 3),
         "gpu_hours": round(took.gpu_hours, 6),
+        "cpu_hours": round(took.cpu_hours, 6),
         "dollars": None if took.dollars is None else round(took.dollars, 4),
         "mfu": took.mfu,
+        "took": str(took),
     }
 
 
@@ -132,7 +130,7 @@ def verify(settings: Settings) -> int:
     problems: list[str] = []
     parts = rows = 0
     specs: dict[str, ModelSpec] = {}
-    for path in store.list("measurements"):
+    for path in (entry.path for entry in store.all_parts()):
         fingerprint = path.split("/")[1]
         content = store.load(path)
         if content is None:  # went into another part meanwhile, which the next `verify` has
@@ -208,7 +206,8 @@ def _token_problems(store: Store, spec: ModelSpec | None, known: Mapping[str, Re
     sample = random.Random(spec.fingerprint).sample(rows, min(SAMPLE, len(rows)))
     try:
         engine = plugins.resolve("workers.engines", spec.engine)
-        hashes = engine.token_hashes(spec, [known[row.request] for row in sample])
+        fetch(spec, weights=False)
+        hashes = engine.token_hashes(local(spec), [known[row.request] for row in sample])
     except (SweepError, ImportError) as error:
         say(f"note: {spec.name}: its tokens cannot be rendered here, so they were not checked ({error})")
         return 0, []

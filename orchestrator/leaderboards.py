@@ -150,13 +150,13 @@ def board(store: Store, settings: Settings, name: str, models: Sequence[str]) ->
 def _took(
     model: Model, stream: Callable[[str], Stream], devices: Mapping[str, Gpu]
 ) -> tuple[float | None, float | None]:
-    """Hours of GPUs and dollars behind all measurements of a model, on any benchmark."""
+    """Hours of GPUs and dollars behind all measurements of a model, on any benchmark; None where nothing is known."""
     total = sum((spent(stream(spec.fingerprint).provenance, devices) for spec in model.streams), Spent())
     paid = [charge(spec, stream(spec.fingerprint).rows.values()).dollars for spec in model.streams if spec.endpoint]
-    if not total.gpu_hours and not paid:
+    if not total.on_devices and not paid:
         return None, None
     dollars = None if total.dollars is None or None in paid else total.dollars + sum(price or 0.0 for price in paid)
-    return total.gpu_hours or None, dollars
+    return total.gpu_hours if total.on_devices else None, dollars
 
 
 def choose(settings: Settings, known: Scored, names: Sequence[str]) -> list[Model]:

@@ -35,8 +35,13 @@ def compact(settings: Settings) -> int:
     parts, merged = sum(one.parts for one in done), sum(one.merged for one in done)
     if settings.output == "json":
         print(json.dumps({"models": len(done), "parts": parts, "merged": merged, "damaged": damaged}, indent=1))
+    elif parts:
+        print(
+            f"{parts} parts of {len(done)} models went into {merged} larger ones; "
+            f"`rewardsweep gc` removes the old ones after {settings.grace_hours:g} hours"
+        )
     else:
-        print(f"{parts} parts of {len(done)} models went into {merged}; `rewardsweep gc` removes the old ones later")
+        print(f"nothing to merge: the parts of {len(done)} models are few and large")
     return 1 if damaged else 0
 
 
@@ -52,6 +57,9 @@ def gc(settings: Settings) -> int:
         return 0
     for item in found:
         print(f"{item.path}  {item.size} bytes  {item.reason}")
+    if not found:
+        print(f"nothing to remove: all that is older than {settings.grace_hours:g} hours is needed")
+        return 0
     count = f"{len(found)} files, {sum(item.size for item in found)} bytes"
     print(f"{count}: removed" if settings.apply else f"{count}: nothing was removed; apply=true does it")
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from orchestrator import cluster
@@ -14,11 +15,14 @@ from orchestrator.config import Settings
 from orchestrator.cost import CPU, Gpu, Offer, gpu_of
 from orchestrator.placing import Here, Prediction, predict
 from orchestrator.plan import family
+from orchestrator.planned import SWEEP
 from orchestrator.prepare import Prepared
 from orchestrator.rates import FEWEST, Rates, calibrated
 from orchestrator.records import Run
 from orchestrator.spent import Spent, spent
 from orchestrator.stores import Held, Store
+from workers import buckets
+from workers.fetch import is_here
 from workers.protocol import Model, ModelSpec
 
 
@@ -77,6 +81,8 @@ def _has_weights(spec: ModelSpec) -> bool:
 
 
 def _weights_here(spec: ModelSpec) -> bool:
+    if buckets.is_bucket(spec.path):
+        return is_here(spec)
     names = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
     return any(cached(spec.path, name, spec.revision) for name in names)
 
@@ -105,6 +111,16 @@ class Compared:
     predicted: Mapping[str, float]
     measured: Spent
 
+    def to_json(self) -> dict[str, Any]:
+        """Both, each under the same names."""
+        took = self.measured
+        measured = {"tokens": took.tokens, "seconds": took.seconds, "gpu_hours": took.gpu_hours}
+        return {
+            "model": self.model,
+            "predicted": dict(self.predicted),
+            "measured": {**measured, "dollars": took.dollars},
+        }
+
     def __str__(self) -> str:
         expected, took = self.predicted, self.measured
         ratio = f", {took.seconds / expected['seconds']:.2f} x" if expected["seconds"] else ""
@@ -113,19 +129,35 @@ class Compared:
             if expected["gpu_hours"] or took.gpu_hours
             else ""
         )
+        price = "no known price" if took.dollars is None else f"${took.dollars:,.2f}"
         return (
             f"{self.model}: predicted {expected['tokens']:,.0f} tokens in {expected['seconds']:,.1f} s of its workers, "
-            f"measured {took.tokens:,} in {took.seconds:,.1f} s{ratio}{hours}"
+            f"measured {took.tokens:,} in {took.seconds:,.1f} s{ratio}{hours}, ${expected['dollars']:,.2f} and {price}"
         )
 
 
-def compared(store: Store, run: Run, devices: Mapping[str, Gpu]) -> list[Compared]:
+Parts = Callable[[str], Sequence[Mapping[str, str]]]
+"""The provenance of a fingerprint's parts."""
+
+
+def compared(parts: Parts, run: Run, devices: Mapping[str, Gpu]) -> list[Compared]:
     """Prediction against outcome of a run, for every stream that loaded weights and wrote parts."""
     specs = {spec.fingerprint: spec for model in run.models for spec in model.streams if _has_weights(spec)}
     found = []
     for fingerprint, expected in run.predicted.items():
         if fingerprint in specs:
-            parts = [part for part in store.held(fingerprint).provenance if part.get("run") == run.id]
-            if parts:
-                found.append(Compared(specs[fingerprint].name, expected, spent(parts, devices)))
+            own = [part for part in parts(fingerprint) if part.get("run") == run.id]
+            if own:
+                found.append(Compared(specs[fingerprint].name, expected, spent(own, devices)))
     return found
+
+
+def as_a_whole(run: Run) -> str | None:
+    """How long a run that scored everything was expected to take, and took; None for all others."""
+    expected = run.predicted.get(SWEEP)
+    if not expected or run.outcome is None or run.outcome.state != "done" or run.outcome.failures:
+        return None
+    took = (datetime.fromisoformat(run.outcome.ended) - datetime.fromisoformat(run.started)).total_seconds()
+    makespan, bound = expected["makespan"], expected["bound"]
+    ratio = f", {took / makespan:.2f} x" if makespan else ""
+    return f"the sweep: predicted {makespan:,.1f} s (at least {bound:,.1f}), took {took:,.1f} s{ratio}"

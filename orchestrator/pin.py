@@ -179,6 +179,7 @@ def _spec(name: str, entry: Mapping[str, Any], cuda: bool, hub: bool) -> ModelSp
         allow_pickle=bool(entry.get("allow_pickle", False)),
         gpus=gpus,
         endpoint=endpoint,
+        addresses=checkpoints.addresses(name, [weights, tokenizer] if hub else []),
         **{key: entry[key] for key in COPIED if entry.get(key) is not None},
     )
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any
 
 from orchestrator.benchmarks import Example
@@ -151,19 +151,13 @@ def plan_jobs(
                 known = needs.setdefault(spec.fingerprint, mine)
                 if known is not mine:
                     needs[spec.fingerprint] = _merged(known, mine)
-    pieces: dict[tuple[int, int], list[tuple[Request, ...]]] = {}
-    return Plan(
-        {
-            fingerprint: _stream_plan(
-                spec,
-                needs[fingerprint],
-                present.get(fingerprint, frozenset()),
-                earlier.get(spec.name),
-                _cutter(pieces, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows),
-            )
-            for fingerprint, spec in specs.items()
-        }
-    )
+    shared = _Shared()
+    streams: dict[str, StreamPlan] = {}
+    for fingerprint, spec in specs.items():
+        owed = shared.owed(needs[fingerprint], present.get(fingerprint, frozenset()))
+        pieces = shared.cut(owed, min(shard_rows, ENDPOINT_ROWS) if spec.endpoint else shard_rows)
+        streams[fingerprint] = _stream_plan(spec, needs[fingerprint], owed, pieces, earlier.get(spec.name))
+    return Plan(streams)
 
 
 def _asked(model: Model, benchmarks: Mapping[str, Sequence[Example]]) -> Mapping[int, Asked]:
@@ -203,20 +197,29 @@ def _ordered(found: Mapping[str, tuple[Request, str]]) -> Asked:
     return Asked(tuple(found[name][0] for name in order), tuple(found[name][1] for name in order))
 
 
-Cut = Callable[[tuple[Request, ...]], list[tuple[Request, ...]]]
+class _Shared:
+    """What is left of the same questions, and its shards: one object for all streams that owe the same."""
 
+    def __init__(self) -> None:
+        self._left: dict[tuple[int, bytes], Asked] = {}
+        self._pieces: dict[tuple[int, int], list[tuple[Request, ...]]] = {}
 
-def _cutter(pieces: dict[tuple[int, int], list[tuple[Request, ...]]], rows: int) -> Cut:
-    """Cuts requests into shards of `rows`; the same tuple only once, for it is most models'."""
+    def owed(self, asked: Asked, present: AbstractSet[str]) -> Asked:
+        """What of a question is not present."""
+        kept = bytes(request.digest not in present for request in asked.requests) if present else b""
+        if all(kept):
+            return asked
+        if (id(asked), kept) not in self._left:
+            self._left[id(asked), kept] = Asked(
+                tuple(compress(asked.requests, kept)), tuple(compress(asked.subsets, kept))
+            )
+        return self._left[id(asked), kept]
 
-    def cut(owed: tuple[Request, ...]) -> list[tuple[Request, ...]]:
-        made = pieces.get((id(owed), rows))
-        if made is None:
-            made = _cut(owed, rows)
-            pieces[id(owed), rows] = made
-        return made
-
-    return cut
+    def cut(self, owed: Asked, rows: int) -> list[tuple[Request, ...]]:
+        """Its requests in pieces of at most so many rows."""
+        if (id(owed), rows) not in self._pieces:
+            self._pieces[id(owed), rows] = _cut(owed.requests, rows)
+        return self._pieces[id(owed), rows]
 
 
 def _cut(owed: Sequence[Request], rows: int) -> list[tuple[Request, ...]]:
@@ -234,23 +237,19 @@ def _cut(owed: Sequence[Request], rows: int) -> list[tuple[Request, ...]]:
 
 
 def _stream_plan(
-    spec: ModelSpec, asked: Asked, present: AbstractSet[str], earlier: Mapping[str, Any] | None, cut: Cut
+    spec: ModelSpec,
+    asked: Asked,
+    owed: Asked,
+    pieces: Sequence[tuple[Request, ...]],
+    earlier: Mapping[str, Any] | None,
 ) -> StreamPlan:
-    """One stream's debt; where nothing is present it is the very tuple that it shares with others."""
-    total = len(asked.requests)
-    if present:
-        kept = [at for at, request in enumerate(asked.requests) if request.digest not in present]
-        if len(kept) < total:
-            asked = Asked(
-                tuple(asked.requests[at] for at in kept),
-                tuple(asked.subsets[at] for at in kept),
-            )
+    """One stream's debt in shards of its own, whose requests are those of everyone who owes them."""
     shards = tuple(
-        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, piece)
-        for number, piece in enumerate(cut(asked.requests))
+        Shard(f"{spec.fingerprint[:12]}-{number:05d}", spec.fingerprint, piece) for number, piece in enumerate(pieces)
     )
-    reason = _reason(spec, total, len(asked.requests), earlier)
-    return StreamPlan(spec, total, asked.requests, asked.subsets, reason, shards)
+    total = len(asked.requests)
+    reason = _reason(spec, total, len(owed.requests), earlier)
+    return StreamPlan(spec, total, owed.requests, owed.subsets, reason, shards)
 
 
 def _reason(spec: ModelSpec, total: int, owed: int, earlier: Mapping[str, Any] | None) -> str:

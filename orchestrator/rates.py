@@ -20,6 +20,8 @@ LOAD_BYTES = {"disk": 2e9, "store": 1e9, "hub": 0.3e9}
 """Bytes of weights a second: a local NVMe disk, an object store in the same region, the model hub."""
 START_SECONDS = {"vllm": 60.0, "transformers": 15.0}
 """Before the first byte: imports and the device's context; vLLM captures graphs besides."""
+LOADING = ("fetch_seconds", "load_seconds", "compile_seconds")
+"""What a worker does before it computes, as footers tell it apart; its GPUs wait meanwhile."""
 FEWEST = 3
 """Footers that outweigh an assumption."""
 
@@ -79,7 +81,7 @@ def calibrated(footers: Iterable[Mapping[str, str]], kinds: Mapping[str, tuple[s
             continue
         device, peak = kinds[footer["device"]]
         operations, seconds = _number(footer, "flops"), _number(footer, "compute_seconds")
-        if operations and seconds:
+        if operations and seconds and not _number(footer, "written_tokens"):  # reads weights, a token at a time
             share = operations / seconds / peak / max(1.0, _number(footer, "gpus"))
             for known in (footer.get("architecture", ""), size_class(_number(footer, "parameters"))):
                 shares[device, known].append(share)
@@ -94,9 +96,9 @@ def calibrated(footers: Iterable[Mapping[str, str]], kinds: Mapping[str, tuple[s
 
 
 def _load_rate(footer: Mapping[str, str]) -> float | None:
-    """Bytes a second of one load, imports and all."""
+    """Bytes a second of one load, from its first request to the end of what it compiles."""
     size = _number(footer, "parameters") * BYTES.get(footer.get("dtype", ""), 2)
-    seconds = _number(footer, "load_seconds")
+    seconds = sum(_number(footer, name) for name in LOADING)
     return size / seconds if size and seconds else None
 
 

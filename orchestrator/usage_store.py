@@ -73,7 +73,7 @@ examples
     "gc": (
         """\
 rewardsweep gc: name what nothing in a store refers to: files that killed writers left unfinished, parts whose rows
-are all in a larger one, runs that the policy does not keep, examples and models that no run refers to.
+are all in a larger one, runs that the policy does not keep, examples and models that no run and no night refers to.
 
 Measurements that no run asks for stay, and so does the newest run of every benchmark and of every model on it.
 """,

@@ -6,6 +6,7 @@ another: `add` a node, `kill` its raylet, `drain` it. It ends with its standard 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -27,6 +28,8 @@ HEALTH = {
 STORE_BYTES = 100 * 2**20
 PREEMPTION = 2
 """`DRAIN_NODE_REASON_PREEMPTION` of Ray's protocol."""
+CLIENT = importlib.util.find_spec("grpc") is not None
+"""Whether Ray's client is installed: `ray[client]`, which `rewardsweep[metrics]` brings."""
 
 
 class Machines:
@@ -129,7 +132,7 @@ def main() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": port}
+    head = {"num_cpus": 0, "include_dashboard": False, **({"ray_client_server_port": port} if CLIENT else {})}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     client = GcsClient(address=cluster.address)
     nodes: dict[str, Any] = {}

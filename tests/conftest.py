@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,12 +14,12 @@ from typing import Any
 import pytest
 
 from orchestrator.stores.parquet import ParquetStore
+from tests.moto_server import moto_server, use
 from workers import tiny_zoo
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("REWARDSWEEP_SHARED", ROOT.parent / "shared"))
 CLI_SECONDS = 300
-S3_SECRET = "canary-5f3d9c"
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -123,36 +121,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if os.environ.get("REWARDSWEEP_S3_ENDPOINT"):
         yield os.environ["REWARDSWEEP_S3_ENDPOINT"]
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("wb") as stream, subprocess.Popen(command, stdout=stream, stderr=stream) as process:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.terminate()
+    with moto_server(tmp_path_factory.mktemp("moto") / "log") as url:
+        yield url
 
 
 @pytest.fixture
 def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh bucket; endpoint and keys are in the environment, as a user would have them."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    settings = {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": os.environ.get("REWARDSWEEP_S3_KEY", "S3RVER"),
-        "AWS_SECRET_ACCESS_KEY": os.environ.get("REWARDSWEEP_S3_SECRET", S3_SECRET),
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+    use(monkeypatch, server)
+    for name, given in {"ACCESS_KEY_ID": "KEY", "SECRET_ACCESS_KEY": "SECRET"}.items():
+        if f"REWARDSWEEP_S3_{given}" in os.environ:
+            monkeypatch.setenv(f"AWS_{name}", os.environ[f"REWARDSWEEP_S3_{given}"])
     import boto3
 
     name = f"b-{uuid.uuid4().hex[:12]}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from orchestrator.stores import Held, Stream
+from orchestrator.stores.parquet import ParquetStore
 from workers.protocol import Measurement, ModelSpec, measurement_key
 
 SPEC = ModelSpec("small", "models/small", "sha256:1", "scalar", "1", "transformers", "1", (("torch", "2.7"),))
@@ -22,3 +24,9 @@ def row(number: int, value: float = 0.5, text: str | None = None, token_hash: st
 def told(rows: Sequence[Measurement]) -> list[str]:
     """A form in which NaN equals NaN and 0.0 differs from -0.0."""
     return sorted(map(repr, rows))
+
+
+def held_is(store: ParquetStore, stream: Stream) -> bool:
+    """Whether the light way of reading `SPEC` says what the whole one does."""
+    light = Held(frozenset(stream.rows), stream.damaged, stream.conflicts, stream.provenance, stream.notes)
+    return store.held(SPEC.fingerprint) == light

@@ -23,19 +23,44 @@ GPU_STEPS = {
 }
 
 
-def run(*words: str, blocked: str = "") -> str:
+VARLEN = """
+import atexit, torch.nn.attention.varlen as kernel
+from tests.test_packed import varlen_by_the_book
+from workers import packed
+calls = []
+def counted(*given, **told):
+    calls.append(1)
+    return varlen_by_the_book(*given, **told)
+kernel.varlen_attn, packed._kernels = counted, lambda body: ("varlen",)
+atexit.register(lambda: print(len(calls), file=sys.stderr))
+"""
+"""Puts what torch documents of its variable-length kernel in the kernel's place, which needs a GPU."""
+
+
+def run(*words: str, blocked: str = "", before: str = "", said: list[str] | None = None) -> str:
     """What a bench prints; `blocked` packages cannot be imported in it."""
     block = "".join(f"sys.modules[{name!r}] = None\n" for name in blocked.split())
-    code = f"import runpy, sys\n{block}sys.argv = {list(words)!r}\nrunpy.run_module(sys.argv[0], run_name='__main__')"
+    start = f"sys.argv = {list(words)!r}\nrunpy.run_module(sys.argv[0], run_name='__main__')"
+    code = f"import runpy, sys\n{block}{before}\n{start}"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    if said is not None:
+        said += done.stderr.splitlines()
     return done.stdout
 
 
 def test_the_gpu_bench_runs_with_torch_and_transformers_alone(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     printed = run(
-        "bench.gpu", "--tiny", "--seconds", "60", "--out", str(out), blocked="ray hydra omegaconf datasets orchestrator"
+        "bench.gpu",
+        "--device",
+        "cpu",
+        "--tiny",
+        "--seconds",
+        "60",
+        "--out",
+        str(out),
+        blocked="ray hydra omegaconf datasets scipy rich jinja2 orchestrator",
     ).splitlines()
     result = json.loads(out.read_text(encoding="utf-8"))
     assert json.loads(printed[-1]) == result
@@ -53,8 +78,17 @@ def test_the_gpu_bench_runs_with_torch_and_transformers_alone(tmp_path: Path) ->
         assert 0 < found["largest"] < 1e-4 * found["range"] < 1
 
 
+def test_the_gpu_bench_runs_with_the_kernel_of_variable_lengths() -> None:
+    said: list[str] = []
+    printed = run("bench.gpu", "--device", "cpu", "--tiny", "--seconds", "60", before=VARLEN, said=said).splitlines()
+    result = json.loads(printed[-1])
+    assert int(said[-1]) > 20, "calls of the kernel, those of its trial left aside"
+    for found in result["differences"].values():
+        assert 0 < found["largest"] < 1e-4 * found["range"] < 1
+
+
 def test_the_gpu_bench_stops_when_its_time_is_over(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench.gpu", "--tiny", "--seconds", "0"]
+    command = [sys.executable, "-m", "bench.gpu", "--device", "cpu", "--tiny", "--seconds", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     result = json.loads(done.stdout.splitlines()[-1])

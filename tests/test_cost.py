@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     BertConfig,
@@ -95,6 +95,7 @@ def test_of_a_mixture_of_experts_a_token_meets_the_active_ones() -> None:
     assert mixture.matrices < 12.9e9 < whole.matrices
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_a_longer_text_never_has_fewer_tokens(text: str, more: str) -> None:
     short, long = ask("q", text), ask("q", text + more)
@@ -108,6 +109,7 @@ def test_scripts_beyond_ascii_take_more_tokens_a_character() -> None:
     assert rates[2] == pytest.approx(67.5, abs=1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.text("xyz", max_size=400)), max_size=12), st.integers(1, 200))
 def test_work_adds_up_and_sharing_only_saves(rows: list[tuple[str, str]], limit: int) -> None:
     requests = [ask(prompt * 200, response) for prompt, response in rows]
@@ -134,6 +136,7 @@ gpus = st.sampled_from([gpu for name, gpu in GPUS.items() if name != CPU])
 kinds = st.sampled_from(["reward", "preference", "logprob", "generate"])
 
 
+@settings(deadline=None)
 @given(sizes, gpus, kinds, st.sampled_from(["vllm", "transformers"]), st.sampled_from([1, 2, 4, 8]))
 def test_what_is_placed_fits(billions: float, gpu: Gpu, kind: Any, engine: str, node: int) -> None:
     one = job(billions, kind=kind, engine=engine)
@@ -154,6 +157,7 @@ def test_what_is_placed_fits(billions: float, gpu: Gpu, kind: Any, engine: str, 
     assert all(seconds > 0 for seconds in found.shard_seconds)
 
 
+@settings(deadline=None)
 @given(sizes, gpus, kinds, st.integers(1, 10**6), st.integers(0, 10**6))
 def test_more_tokens_never_take_less_time(billions: float, gpu: Gpu, kind: Any, tokens: int, more: int) -> None:
     def seconds(count: int) -> float:
@@ -253,6 +257,7 @@ def test_too_few_old_or_broken_footers_change_nothing() -> None:
     assert calibrated([footer()] * (FEWEST - 1), KINDS) == Rates()
     old = {"compute_seconds": "3", "load_seconds": "1", "tokens": "10"}
     assert calibrated([old, footer(flops="many", device="Voodoo 2")] * 5, KINDS).shares == {}
+    assert calibrated([footer(written_tokens="9")] * 5, KINDS).shares == {}, "writing is bound by memory"
     assert calibrated([footer(run="1")] * 9, KINDS).loads == {}, "one load, told by nine parts"
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.cost import Offer, Placement
@@ -29,6 +29,7 @@ fleets = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(work, widths, st.floats(0, 300)), max_size=10), fleets)
 def test_a_forecast_is_a_schedule_and_no_shorter_than_the_bound(
     models: list[tuple[list[float], float, float]], fleet: tuple[Offer, ...]
@@ -66,6 +67,7 @@ def test_a_forecast_is_a_schedule_and_no_shorter_than_the_bound(
         ) or min(one.gpus for one in streams[name]) > sum(offer.count for offer in fleet)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(work, st.floats(0, 300)), min_size=1, max_size=8), st.integers(1, 64))
 def test_more_gpus_never_raise_the_bound_and_more_work_never_lowers_it(
     models: list[tuple[list[float], float]], count: int

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import placing
+from orchestrator import cluster, placing
 from orchestrator.architecture import Architecture, typical
 from orchestrator.benchmarks import Example
 from orchestrator.cluster import of_ray, priced
@@ -63,6 +65,7 @@ fleets = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(entries, fleets)
 def test_every_model_is_placed_or_impossible_with_a_reason(
     sizes: Mapping[str, tuple[float, str, str]], fleet: list[Offer]
@@ -118,6 +121,17 @@ def test_a_ray_cluster_is_read_from_its_resources() -> None:
     assert of_ray({}, 0, 4) == (Offer(CPU, 4, 1),)
 
 
+def test_the_gpus_of_this_machine_are_read_from_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at, name in enumerate(["NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB", "Voodoo 2"]):
+        (tmp_path / str(at)).mkdir()
+        (tmp_path / str(at) / "information").write_text(f"Model: \t\t {name}\nIRQ:   \t\t 42\n")
+    monkeypatch.setattr(cluster, "NVIDIA", tmp_path)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert cluster.of_this_machine(True, None) == (Offer("A100-80G", 2, 2), Offer(CPU, 12, 1))
+    assert cluster.of_this_machine(True, 1) == (Offer("A100-80G", 1, 1), Offer(CPU, 1, 1))
+    assert cluster.of_this_machine(False, None) == (Offer(CPU, 12, 1),)
+
+
 FOOTER = {"run": "r", "load_seconds": "90", "compute_seconds": "30", "tokens": "10", "device": "NVIDIA H200"}
 
 
@@ -132,10 +146,21 @@ def test_hours_are_seconds_times_gpus_and_a_load_counts_once() -> None:
     assert both.gpu_hours == pytest.approx((2 * 150 + 120) / 3600)
 
 
-def test_a_gpu_without_a_price_has_hours_but_no_dollars_and_a_cpu_neither() -> None:
+def test_fetching_and_compiling_count_as_loading() -> None:
+    apart = {"fetch_seconds": "60", "load_seconds": "20", "compile_seconds": "10"}
+    assert spent([FOOTER | apart] * 2, GPUS).load_seconds == 90.0
+
+
+def test_a_gpu_without_a_price_has_hours_but_no_dollars_and_a_cpu_the_price_of_a_core() -> None:
     unknown = spent([FOOTER | {"device": "Voodoo 2"}], GPUS)
     assert (unknown.dollars, unknown.gpu_hours > 0) == (None, True)
-    assert spent([FOOTER | {"device": "cpu"}], GPUS).gpu_hours == 0
+    cpu = spent([FOOTER | {"device": "cpu", "gpus": "0"}], GPUS)
+    assert (cpu.gpu_hours, cpu.cpu_hours) == (0, pytest.approx(120 / 3600))
+    assert cpu.dollars == pytest.approx(cpu.cpu_hours * 0.05)
+    assert str(cpu) == "0.033 CPU-hours, $0.00"
+    for device in ("none", "endpoint"):
+        nothing = spent([FOOTER | {"device": device, "gpus": "0"}], GPUS)
+        assert (nothing.on_devices, nothing.dollars, str(nothing)) == (False, 0.0, "")
     assert (spent([], GPUS), Spent() + unknown) == (Spent(), unknown)
     old = spent([FOOTER | {"tensor_parallel": "4"}], GPUS)
     assert old.gpu_hours == pytest.approx(4 * 120 / 3600), "parts of older versions"

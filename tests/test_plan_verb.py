@@ -107,13 +107,25 @@ def test_a_run_keeps_its_prediction_and_reports_the_outcome(cli: Cli, checkpoint
     done = cli("run", *mine, "benchmarks=[demo]", "store=kept")
     assert done.returncode == 0, done.stderr
     assert re.search(r"mine: predicted [\d,]+ tokens in [\d.]+ s of its workers, measured [\d,]+ in", done.stderr)
-    (run,) = json.loads(cli("status", "store=kept", "output=json").stdout)["runs"]
+    assert re.search(r"the sweep: predicted [\d.,]+ s \(at least [\d.,]+\), took [\d.,]+ s, [\d.,]+ x", done.stderr)
+    status = json.loads(cli("status", "store=kept", "output=json").stdout)
+    (run,), (both,), (model,) = status["runs"], status["prediction"], status["models"]
     sweep, (kept,) = run["predicted"].pop(""), run["predicted"].values()
     assert kept["seconds"] == pytest.approx(sweep["makespan"], rel=1e-2)
     assert sweep["makespan"] >= sweep["bound"] > 0
-    assert "latest run: mine: predicted" in cli("status", "store=kept").stdout
+    assert both["predicted"] == kept
+    assert both["measured"]["tokens"] == model["tokens"] > 0
+    shown = cli("status", "store=kept").stdout
+    assert "latest run: mine: predicted" in shown
+    assert "latest run: the sweep: predicted" in shown
+    assert f"{model['cpu_hours']:.3f} CPU-hours, $0.0" in shown
     (scored,) = json.loads(cli("leaderboard", "store=kept", "output=json").stdout)["models"]
-    assert (scored["gpu_hours"], scored["dollars"]) == (None, None), "no GPU, no hours of one"
+    assert scored["gpu_hours"] == 0.0, "no GPU, no hours of one"
+    price = 0.05
+    assert scored["dollars"] == pytest.approx(both["measured"]["seconds"] / 3600 * price)
+    assert both["measured"]["dollars"] == pytest.approx(scored["dollars"])
+    dearer = cli("leaderboard", "store=kept", "output=json", "dollars={cpu:5}")
+    assert json.loads(dearer.stdout)["models"][0]["dollars"] == pytest.approx(100 * scored["dollars"])
 
 
 def test_status_and_leaderboard_show_hours_of_gpus_and_dollars(cli: Cli, tmp_path: Path) -> None:
@@ -137,5 +149,9 @@ def test_status_and_leaderboard_show_hours_of_gpus_and_dollars(cli: Cli, tmp_pat
         assert f"{hours:.3f}" in cli("leaderboard", "store=gpus", f"output={output}").stdout
     (row,) = csv.DictReader(cli("leaderboard", "store=gpus", "output=csv").stdout.splitlines()[:2])
     assert float(row["gpu_hours"]) == pytest.approx(hours)
+    assert cli("site", "pages", "store=gpus").returncode == 0
+    front = (tmp_path / "cwd" / "pages" / "index.html").read_text(encoding="utf-8")
+    assert f">{hours:.3f}</td>" in front
+    assert f">{hours * 7.91:.2f}</td>" in front
     said = cli("status", "store=gpus", "dollars={H200-141G:2}").stdout
     assert f"{hours:,.3f} GPU-hours, ${2 * hours:,.2f}, MFU 62%" in said

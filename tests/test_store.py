@@ -24,11 +24,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.stores import SCHEMA, Held, Stream, folder, open_store
+from orchestrator.stores import SCHEMA, Stream, folder, open_store
 from orchestrator.stores.parquet import ParquetStore
 from orchestrator.stores.parts import FOOTER, check_keys, read_part
 from tests.conftest import ROOT
-from tests.store_rows import FOLDER, OTHER, SPEC, row, told
+from tests.store_rows import FOLDER, OTHER, SPEC, held_is, row, told
 from workers.errors import StoreError
 from workers.protocol import Measurement, measurement_key
 
@@ -73,12 +73,6 @@ def test_a_part_is_named_after_its_bytes_so_that_writing_twice_is_harmless(store
     assert told(list(store.read(SPEC.fingerprint).rows.values())) == told(ROWS)
 
 
-def held_is(store: ParquetStore, stream: Stream) -> bool:
-    """Whether the light way of reading says what the whole one does."""
-    light = Held(frozenset(stream.rows), stream.damaged, stream.conflicts, stream.provenance)
-    return store.held(SPEC.fingerprint) == light
-
-
 def test_parts_are_united_and_duplicates_dropped(store: ParquetStore) -> None:
     for numbers in ([0, 1], [1, 2, 0], [3, 3]):
         store.write(SPEC, [row(number, math.nan if number == 1 else number) for number in numbers], {})
@@ -90,6 +84,27 @@ def test_parts_are_united_and_duplicates_dropped(store: ParquetStore) -> None:
     assert (stream.damaged, stream.conflicts) == ((), 0)
     assert store.fingerprints() == sorted([SPEC.fingerprint, OTHER.fingerprint])
     assert list(store.read(OTHER.fingerprint).rows) == ["request 9"]
+
+
+def test_all_parts_are_listed_by_model_and_a_folder_without_one_is_none(store: ParquetStore) -> None:
+    assert (store.fingerprints(), store.all_parts()) == ([], [])
+    for number in range(3):
+        store.write(SPEC, [row(number)], {})
+    store.write(OTHER, [row(0)], {})
+    paths = store.list("measurements")
+    store.save("measurements/stray", b"")
+    if "://" not in store.uri:
+        Path(store.uri, "measurements", "empty").mkdir()
+        Path(store.uri, "measurements", "begun").mkdir()
+        Path(store.uri, "measurements", "begun", ".x-unfinished").touch()
+    assert store.fingerprints() == sorted([SPEC.fingerprint, OTHER.fingerprint])
+    assert [entry.path for entry in store.all_parts()] == paths
+
+
+def test_what_a_killed_probe_left_is_unfinished_and_no_file(store: ParquetStore) -> None:
+    store.save(".probe-1", b"")
+    store.save("x/y", b"")
+    assert (store.list(""), [entry.path for entry in store.unfinished()]) == (["x/y"], [".probe-1"])
 
 
 CONFLICTS = [row(1, 2.0), row(1, math.nan), row(1, token_hash="other"), row(1, text=""), row(1, math.inf)]

@@ -20,7 +20,7 @@ from orchestrator.stores import Stream
 from orchestrator.stores.compaction import compact, removable
 from orchestrator.stores.parquet import INDEX_AT, ParquetStore
 from orchestrator.stores.parts import name_of, parsed, to_bytes
-from tests.store_rows import FOLDER, OTHER, SPEC, row, told
+from tests.store_rows import FOLDER, OTHER, SPEC, held_is, row, told
 from workers.errors import StoreError
 
 INDEX = f"index/{SPEC.fingerprint}"
@@ -54,17 +54,33 @@ def filled(store: ParquetStore, parts: int = 12) -> Stream:
 def test_merging_indexing_and_removing_change_nothing_that_is_read(store: ParquetStore) -> None:
     before = filled(store)
     assert before.conflicts == 1
+    assert held_is(store, before)
+    assert len(store.footers(SPEC.fingerprint, 5)) == 5
     assert len(before.provenance) == 12
     done = compact(store, SPEC.fingerprint)
     assert (done.parts, done.merged, done.damaged) == (12, 1, ())
     assert len(store.list(FOLDER)) == 13
     assert same(store.read(SPEC.fingerprint), before)
+    assert held_is(store, before)
     assert collect(store) == 12
     assert len(store.list(FOLDER)) == 1
+    assert len(store.footers(SPEC.fingerprint, 5)) == 5
     assert same(store.read(SPEC.fingerprint), before)
+    assert held_is(store, before)
     store.remove(INDEX)
     assert same(store.read(SPEC.fingerprint), before)
+    assert held_is(store, before)
     assert store.fingerprints() == sorted([SPEC.fingerprint, OTHER.fingerprint])
+
+
+def test_many_models_are_read_at_once_as_one_by_one(store: ParquetStore) -> None:
+    filled(store)
+    specs = [replace(SPEC, weights=f"sha256:{number}") for number in range(20)]
+    for number, spec in enumerate(specs):
+        store.write(spec, [row(one) for one in range(number)], {})
+    names = {SPEC.fingerprint, OTHER.fingerprint, "0" * 32, *(spec.fingerprint for spec in specs)}
+    assert store.held_of([*names, SPEC.fingerprint]) == {name: store.held(name) for name in sorted(names)}
+    assert list(store.held_of(names)) == sorted(names)
 
 
 def test_a_second_compaction_does_nothing_and_a_third_takes_up_what_came_since(store: ParquetStore) -> None:
@@ -330,6 +346,7 @@ class Interleaving(RuleBasedStateMachine):
             assert found.rows.keys() == self.written
             assert {facts["shard"] for facts in found.provenance} == self.shards
             assert found.damaged == ()
+            assert held_is(store, found)
 
 
 TestInterleaving = Interleaving.TestCase

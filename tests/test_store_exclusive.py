@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.stores import files, folder, objects
+from orchestrator.stores import folder, objects
 from orchestrator.stores.parquet import ParquetStore
 from workers.errors import StoreError
 
@@ -77,7 +77,7 @@ def test_a_store_that_excludes_says_so_and_leaves_nothing(store: ParquetStore) -
     store.check_exclusive()
     assert store.list("") == []
     if "://" not in store.uri:
-        assert {path.name for path in Path(store.uri).rglob("*")} == {files.LOCK}
+        assert {path.name for path in Path(store.uri).rglob("*")} == {folder.LOCK}
 
 
 def test_a_store_that_does_not_exclude_is_refused(store: ParquetStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.stores import objects
 from orchestrator.stores.compaction import compact, removable
 from orchestrator.stores.parquet import ParquetStore
-from tests.conftest import S3_SECRET as CANARY
 from tests.conftest import Cli
 from tests.faulty_proxy import FaultyProxy
+from tests.moto_server import SECRET
 from tests.store_rows import FOLDER, SPEC, row
+from workers import buckets
 from workers.errors import StoreError
 
 WRITERS = 64
@@ -33,8 +33,8 @@ def s3(bucket: str) -> ParquetStore:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds between tries; their number is as ever."""
-    monkeypatch.setattr(objects, "FIRST_PAUSE", 0.005)
-    monkeypatch.setattr(objects, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(buckets, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(buckets, "LONGEST_PAUSE", 0.05)
 
 
 def through(proxy: FaultyProxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> ParquetStore:
@@ -66,7 +66,7 @@ def test_a_store_is_written_read_merged_and_cleaned(s3: ParquetStore) -> None:
 def test_64_writers_at_once_lose_nothing(s3: ParquetStore) -> None:
     """Each with a store of its own, as it arrives on a worker."""
     packed = pickle.dumps(s3)
-    assert CANARY.encode() not in packed
+    assert SECRET.encode() not in packed
 
     def write(writer: int) -> None:
         own: ParquetStore = pickle.loads(packed)
@@ -86,6 +86,25 @@ def test_listings_come_in_pages(s3: ParquetStore) -> None:
         list(pool.map(lambda path: s3.save(path, b""), paths))
     s3.save("manyfold/x", b"")
     assert s3.list("many") == paths
+
+
+def test_models_are_named_by_one_request_and_their_parts_by_one_each(
+    server: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultyProxy(server, lambda *_: "") as proxy:
+        store = through(proxy, bucket, monkeypatch)
+        paths = sorted(f"measurements/{model}/{part}.parquet" for model in range(40) for part in range(5))
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(lambda path: store.save(path, b""), paths))
+        proxy.asked.clear()
+        assert store.fingerprints() == sorted(map(str, range(40)))
+        assert len(proxy.asked) == 1
+        proxy.asked.clear()
+        assert [entry.path for entry in store.all_parts()] == paths
+        assert len(proxy.asked) == 41
+        proxy.asked.clear()
+        assert store.unfinished() == []
+        assert len(proxy.asked) == 1
 
 
 def test_conditional_writes_exclude(s3: ParquetStore) -> None:
@@ -170,7 +189,7 @@ def test_what_lasts_ends_with_one_line_after_a_bounded_number_of_tries(
             proxy.asked.clear()
             with pytest.raises(StoreError, match="check the network and the endpoint") as caught:
                 attempt()
-            assert len(proxy.asked) == objects.RETRIES + 1
+            assert len(proxy.asked) == buckets.RETRIES + 1
             assert "\n" not in str(caught.value)
 
 
@@ -196,7 +215,7 @@ def test_what_trying_again_cannot_mend_is_said_at_once(
                 attempt()
             assert len(proxy.asked) == 1
             assert "\n" not in str(caught.value)
-            assert CANARY not in str(caught.value)
+            assert SECRET not in str(caught.value)
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket: str) -> None:
@@ -247,7 +266,7 @@ def test_the_endpoint_travels_to_workers_and_the_keys_do_not(s3: ParquetStore, m
     packed = pickle.dumps(s3)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     assert pickle.loads(packed).load("a") == b"1"
-    assert CANARY.encode() not in packed
+    assert SECRET.encode() not in packed
 
 
 def test_the_command_line_sweeps_into_a_bucket_and_leaves_no_secret(cli: Cli, bucket: str, s3: ParquetStore) -> None:
@@ -260,11 +279,11 @@ def test_the_command_line_sweeps_into_a_bucket_and_leaves_no_secret(cli: Cli, bu
     for verb in ("verify", "compact", "gc", "status"):
         done = cli(verb, f"store={s3.uri}")
         assert done.returncode == 0, done.stderr
-        assert CANARY not in done.stdout + done.stderr
+        assert SECRET not in done.stdout + done.stderr
     paths = s3.list("")
     assert len(paths) > 8
-    assert not [path for path in paths if CANARY.encode() in (s3.load(path) or b"")]
-    assert CANARY not in first.stdout + first.stderr
+    assert not [path for path in paths if SECRET.encode() in (s3.load(path) or b"")]
+    assert SECRET not in first.stdout + first.stderr
     wrong = cli("leaderboard", f"store=s3://{bucket}-no/x")
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1

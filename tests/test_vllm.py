@@ -171,6 +171,43 @@ def test_a_sampled_text_depends_on_its_own_seed_alone(zoo: Path, pairs: Path, wr
         engine.close()
 
 
+def test_operations_are_counted_by_the_formula(zoo: Path, pairs: Path) -> None:
+    """As transformers counts them for the same conversations alone, which shares nothing either."""
+    for family, path, kind in (("scalar", "reward", "reward"), ("dpo", "policy", "logprob")):
+        asked = requests(pairs, kind, 4)
+        facts = []
+        for engine, options in (("transformers", {"numerics": "exact"}), ("vllm", {})):
+            loaded = plugins.resolve("workers.engines", engine).load(spec(zoo / path, family, engine, **options))
+            try:
+                loaded.run(asked)
+                facts.append(loaded.details())
+            finally:
+                loaded.close()
+        ours, theirs = facts
+        same = ("flops", "computed_tokens", "distinct_tokens", "parameters", "device")
+        assert {name: theirs[name] for name in same} == {name: ours[name] for name in same}
+        assert float(theirs["compile_seconds"]) >= 0
+
+
+def test_what_the_prefix_cache_had_is_not_counted(zoo: Path, writes: None) -> None:
+    """The cache keeps whole blocks, of 128 tokens on a CPU."""
+    asked = [Request("generate", (Message("user", "Which of them is it? " * 60),), ())]
+    engine = plugins.resolve("workers.engines", "vllm").load(
+        spec(zoo / "policy", "scalar", "vllm", options={"max_new_tokens": 5})
+    )
+    try:
+        (first,), whole = engine.run(asked), engine.details()
+        (again,), less = engine.run(asked), engine.details()
+    finally:
+        engine.close()
+    assert again.text == first.text
+    assert (whole["cached_tokens"], whole["written_tokens"]) == ("0", "5")
+    assert int(whole["computed_tokens"]) == first.num_tokens + 4
+    assert int(less["cached_tokens"]) > 0
+    assert int(less["computed_tokens"]) + int(less["cached_tokens"]) == int(whole["computed_tokens"])
+    assert 0 < int(less["flops"]) < int(whole["flops"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from workers import flops, logs, plugins
 from workers.errors import EngineError, ModelError, boundary
-from workers.fetch import fetch
+from workers.fetch import fetch, local
 from workers.plugins import Engine
 from workers.protocol import Finding, Measurement, ModelSpec, Output, Request, Shard, ShardReport, Unscored, measure
 
@@ -65,7 +65,8 @@ class Worker:
         engine = plugins.resolve("workers.engines", self._spec.engine)
         self._check_environment(engine.PACKAGES)
         with self._saying(), boundary(ModelError, f"model {self._spec.name!r}: preflight failed"):
-            findings: list[Finding] = engine.lint(self._spec, requests)
+            fetch(self._spec, weights=False)
+            findings: list[Finding] = engine.lint(local(self._spec), requests)
         return findings
 
     def load(self) -> float:
@@ -79,7 +80,7 @@ class Worker:
             fetched = fetch(self._spec)
             started = time.perf_counter()
             with boundary(ModelError, f"model {self._spec.name!r}: cannot be loaded"):
-                self._engine = loaded = engine.load(self._spec)
+                self._engine = loaded = engine.load(local(self._spec))
             seconds = time.perf_counter() - started
             logs.WORKER.info("weights loaded in %.1f s, fetched in %.1f s", seconds, fetched)
         compiled = float(loaded.details().get("compile_seconds", 0.0))

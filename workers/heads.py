@@ -27,8 +27,9 @@ class Answer:
     written: tuple[int, ...] | None = None
 
 
-CHUNK_LOGITS = 2**24
-"""Logits held at a time, 64 MiB of float32: memory does not grow with vocabulary times length."""
+CHUNK_LOGITS, CHUNK_TOKENS = 2**22, 256
+"""Logits held at a time, 16 MiB of float32, but those of so many tokens at least, since every chunk reads the whole
+output embedding: memory does not grow with vocabulary times length."""
 
 PROBE_TOKENS, PROBE_TOLERANCE = 8, 1e-2
 
@@ -83,7 +84,7 @@ class CausalLM:
         """Log-probabilities in float64 of the tokens at `places` of the rows `index`, both of shape [tokens]."""
         import torch
 
-        step = max(1, CHUNK_LOGITS // self.model.config.get_text_config().vocab_size)
+        step = max(CHUNK_TOKENS, CHUNK_LOGITS // self.model.config.get_text_config().vocab_size)
         found = []
         for row, place in zip(index.split(step), places.split(step), strict=True):
             logits = self._logits(hidden[row, place - 1]).float()

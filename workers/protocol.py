@@ -120,8 +120,9 @@ def measure(fingerprint: str, request: Request, output: Output) -> Measurement:
 class ModelSpec:
     """A model, pinned: every field is part of its identity unless its metadata says otherwise.
 
-    `weights` and `tokenizer_files` name content (`sha256:...` of local files, `hub:owner/name@commit`), so a
-    moved folder keeps its scores and a changed one loses them. `environment` holds the versions of the
+    `weights` and `tokenizer_files` name content (`sha256:...` of local files, `hub:owner/name@commit`,
+    `s3://bucket/prefix@revision`), so a moved folder keeps its scores and a changed one loses them. `addresses` says by
+    kind of bucket where its endpoint is. `environment` holds the versions of the
     libraries that compute. `chat_template` is the template's text, None for the tokenizer's own, or for
     `fallback_template` where it has none. `protocol` says whose rules hold where the reference's have known defects.
     `numerics` says whether a score may depend on its neighbours within the noise of its dtype, or not at all.
@@ -157,6 +158,7 @@ class ModelSpec:
     gpus: int = field(default=0, metadata=NOT_IDENTITY)
     token_budget: int | None = field(default=None, metadata=NOT_IDENTITY)
     endpoint: Mapping[str, Any] = field(default_factory=dict, metadata=NOT_IDENTITY)
+    addresses: Mapping[str, Mapping[str, str]] = field(default_factory=dict, metadata=NOT_IDENTITY)
 
     @cached_property
     def identity(self) -> dict[str, Any]:

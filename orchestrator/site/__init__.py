@@ -16,7 +16,7 @@ from orchestrator import __version__
 from orchestrator.benchmarks import OVERALL
 from orchestrator.insights import type_of
 from orchestrator.reducer import Leaderboard
-from orchestrator.tables import notes_on, percent, placed, ranks, span
+from orchestrator.tables import amount, notes_on, percent, placed, ranks, span
 
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, those that reorder text, and halves of surrogate pairs (which no file can hold)."""
@@ -34,7 +34,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "span": span, "ranks": ranks}
+    environment.filters |= {"percent": percent, "span": span, "ranks": ranks, "amount": amount}
     return environment
 
 
@@ -83,6 +83,7 @@ def page(
         notes=[_about(note, board) for note in notes_on(board)],
         types={entry.name: type_of(entry.family) for _, entry in shown},
         sizes=sizes or {},
+        costs=any(entry.dollars is not None for _, entry in shown),
         links=links or {},
     )
 

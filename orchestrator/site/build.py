@@ -15,6 +15,7 @@ from orchestrator.compare import comparisons, disagreements
 from orchestrator.config import Settings, named_folder
 from orchestrator.cost import Gpu
 from orchestrator.leaderboards import Scored, board, existing_store, scored, selected_benchmarks
+from orchestrator.outlook import compared
 from orchestrator.paths import slug
 from orchestrator.plan import needs_of
 from orchestrator.progress import say
@@ -179,7 +180,8 @@ def measured(stream: Stream, devices: Mapping[str, Gpu]) -> dict[str, str]:
     work = f"{took.tokens:,} tokens in {took.compute_seconds:,.1f} s, {took.seconds:,.1f} s with loading"
     told = {
         "GPU-hours": amount(took.gpu_hours, 3) if took.gpu_hours else "",
-        "dollars": amount(took.dollars, 2) if took.gpu_hours else "",
+        "CPU-hours": amount(took.cpu_hours, 3) if took.cpu_hours else "",
+        "dollars": amount(took.dollars, 2) if took.on_devices else "",
         "MFU": "" if took.mfu is None else f"{percent(took.mfu)}%",
     }
     facts = {f"measured: {name}": ", ".join(values) for name, values in said.items() if values} | {"work": work}
@@ -196,6 +198,8 @@ def _history(made: Section, name: str, runs: Sequence[Run]) -> Iterator[dict[str
     for run in reversed(runs):
         asked = {model.name: model for model in run.models}
         if name in asked and made.name in run.benchmarks:
+            specs = {spec.name for spec in asked[name].streams}
+            took = [one for one in compared(lambda one: made.stream(one).provenance, run, made.devices)]
             costs = [cost for cost in run.outcome.costs if cost.model == name] if run.outcome else []
             yield {
                 "started": run.started,
@@ -205,6 +209,11 @@ def _history(made: Section, name: str, runs: Sequence[Run]) -> Iterator[dict[str
                 "data": run.benchmarks[made.name][:12],
                 "commit": run.facts.get("commit", "")[:12],
                 "cost": ", ".join(f"${cost.dollars:.2f}" for cost in costs if cost.dollars is not None),
+                "seconds": ", ".join(
+                    f"{one.measured.seconds:,.1f} ({one.predicted['seconds']:,.1f})"
+                    for one in took
+                    if one.model in specs
+                ),
             }
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.stores.files import Entry
-from orchestrator.stores.parquet import Contents, ParquetStore
-from orchestrator.stores.parts import Part, merge, superseded
+from orchestrator.stores.parquet import ParquetStore
+from orchestrator.stores.parts import Contents, Part, merge, superseded
 from workers.errors import StoreError
 from workers.protocol import digest
 

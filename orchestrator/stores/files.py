@@ -6,18 +6,12 @@ line with the remedy. A file appears whole or not at all; so says every method t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
 
+from workers import buckets
 from workers.errors import StoreError
-
-LOCK = ".lock"
-"""A file that a folder's lock is held on; it stays, since removing it would break the lock."""
-
-SEGMENT = re.compile(r"[^/\\\0-\x1f\x7f]+")
 
 
 @dataclass(frozen=True)
@@ -53,8 +47,14 @@ class Files(Protocol):
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files; one that is not there is no error."""
 
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder that hold a finished file, in no order; asks far less than `list`."""
+
+    def unfinished(self) -> list[Entry]:
+        """What killed writers left behind, and what those that write now have not finished."""
+
     def list(self, folder: str) -> list[Entry]:
-        """All files below a folder, unfinished ones too, in no order."""
+        """All files below a folder but unfinished ones, in no order."""
 
     def explained(self, error: Exception) -> str:
         """Why something failed, and what to do about it, in one line."""
@@ -66,27 +66,13 @@ def open_files(uri: str, address: Mapping[str, str] | None = None) -> Files:
     Without an `address`, endpoint and region are looked for in the environment.
     """
     from orchestrator.stores.folder import FolderFiles
-    from orchestrator.stores.objects import KINDS, open_objects
+    from orchestrator.stores.objects import open_objects
 
-    kind, mark, rest = uri.partition("://")
-    if not mark or kind == "file":
-        return FolderFiles(rest if mark else uri)
-    if kind not in KINDS:
-        raise StoreError(f"store={uri}: no kind of store; give a folder, s3://bucket/prefix or gs://bucket/prefix")
-    parts = urlsplit(uri)
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise StoreError(
-            f"store={kind}://...: holds more than a bucket and a prefix; a store's address is recorded in every run, "
-            "so keys belong into the environment or a profile, never into it (docs/store.md)"
-        )
-    if not parts.netloc:
-        raise StoreError(f"store={uri}: names no bucket; give {kind}://bucket/prefix")
-    prefix = parts.path.strip("/")
-    return open_objects(kind, parts.netloc, checked(prefix) if prefix else "", address)
+    return open_objects(uri, address) if buckets.is_bucket(uri) else FolderFiles(uri.removeprefix("file://"))
 
 
 def checked(path: str) -> str:
     """The path, if it stays within the store; `StoreError` otherwise. Names in it come from data sets and models."""
-    if all(SEGMENT.fullmatch(part) and part not in (".", "..") for part in path.split("/")):
+    if buckets.is_sound(path):
         return path
     raise StoreError(f"{path!r} is no path within a store: a part is empty, `.`, `..` or holds a control character")

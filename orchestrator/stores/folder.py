@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from orchestrator.stores.files import LOCK, Entry, checked
+from orchestrator.stores.files import Entry, checked
 from workers.errors import first_line
+
+LOCK = ".lock"
+"""A file that a folder's lock is held on; it stays, since removing it would break the lock."""
 
 REMEDIES = {
     errno.ENOSPC: "free some space, or give another store",
@@ -64,9 +67,23 @@ class FolderFiles:
         for path in paths:
             Path(self._place(path)).unlink(missing_ok=True)
 
+    def folders(self, folder: str) -> list[str]:
+        """See `Files`."""
+        root = Path(self._place(folder))
+        try:
+            return [place.name for place in root.iterdir() if any(not _is_unfinished(path) for path in _names(place))]
+        except FileNotFoundError:
+            return []
+
+    def unfinished(self) -> list[Entry]:
+        """See `Files`."""
+        found = self._walk(self._root, "")
+        return [entry for entry in found if _is_unfinished(entry.path) and entry.path.rpartition("/")[2] != LOCK]
+
     def list(self, folder: str) -> list[Entry]:
         """See `Files`."""
-        return list(self._walk(self._place(folder) if folder else self._root, f"{folder}/" if folder else ""))
+        found = self._walk(self._place(folder) if folder else self._root, f"{folder}/" if folder else "")
+        return [entry for entry in found if not _is_unfinished(entry.path)]
 
     def explained(self, error: Exception) -> str:
         """See `Files`."""
@@ -119,3 +136,15 @@ class FolderFiles:
         with open(f"{folder}/{LOCK}", "ab") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
+
+
+def _is_unfinished(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(".")
+
+
+def _names(folder: Path) -> list[str]:
+    """What is in a folder; nothing where it is gone, or a file."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

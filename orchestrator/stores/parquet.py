@@ -18,21 +18,23 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from orchestrator.stores import SCHEMA, Held, Stream
-from orchestrator.stores.files import LOCK, Entry, Files, open_files
-from orchestrator.stores.parts import Part, gathered, merge, name_of, parsed, superseded, to_bytes, united
+from orchestrator.stores.files import Entry, Files, open_files
+from orchestrator.stores.parts import Contents, Part, gathered, merge, name_of, parsed, superseded, to_bytes, united
 from workers.errors import StoreError, first_line
 from workers.protocol import Measurement, ModelSpec
 
 READERS = 32
-"""Parts that are fetched at a time."""
+"""Parts of a model that are fetched at a time."""
+
+MODELS = 8
+"""Models that are read at a time."""
 
 CHUNK = 1024
 """Parts whose bytes are in memory at a time."""
@@ -42,20 +44,6 @@ LISTINGS = 100
 
 INDEX_AT = 8
 """Parts outside the index from which on a new one is worth its writing."""
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What the store has of one fingerprint.
-
-    `parts` are sound and in the order of their names, the index first, under an empty name. `entries` are the parts
-    that the listing has, by name. `damaged` and `notes` are as in `Stream`.
-    """
-
-    entries: Mapping[str, Entry]
-    parts: Mapping[str, Part]
-    damaged: tuple[str, ...]
-    notes: tuple[str, ...]
 
 
 class ParquetStore:
@@ -104,7 +92,9 @@ class ParquetStore:
                 f'write {{"schema": {SCHEMA}}} into it, or use a new store'
             ) from error
         if version != SCHEMA:
-            raise StoreError(f"store={self.uri}: schema {version}, this rewardsweep writes {SCHEMA}; use a new store")
+            raise StoreError(
+                f"store={self.uri}: schema {version}, this rewardsweep knows {SCHEMA}; upgrade, or use a new store"
+            )
 
     def write(self, spec: ModelSpec, rows: Sequence[Measurement], provenance: Mapping[str, str]) -> None:
         """One part with all rows; the footer holds the identity, the driver's facts and the worker's."""
@@ -120,13 +110,17 @@ class ParquetStore:
 
     def read(self, fingerprint: str) -> Stream:
         """The union of all sound parts."""
-        found = self.contents(fingerprint)
-        return united(found.parts.values(), found.damaged, found.notes)
+        return united(self.contents(fingerprint))
 
     def held(self, fingerprint: str) -> Held:
         """The requests of all sound parts."""
-        found = self.contents(fingerprint)
-        return gathered(found.parts.values(), found.damaged, found.notes)
+        return gathered(self.contents(fingerprint))
+
+    def held_of(self, fingerprints: Iterable[str]) -> dict[str, Held]:
+        """`held` of each, several at a time."""
+        names = sorted(set(fingerprints))
+        with ThreadPoolExecutor(MODELS) as pool:
+            return dict(zip(names, pool.map(self.held, names), strict=True))
 
     def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
         """Of the first sound parts, and of those that went into them; read until there are enough."""
@@ -229,13 +223,18 @@ class ParquetStore:
     def unfinished(self) -> list[Entry]:
         """What writers that were killed left behind, and what those that write now have not finished."""
         with self._reasons("cannot list it"):
-            found = self._files.list("")
-        names = {entry.path: entry.path.rpartition("/")[2] for entry in found}
-        return [entry for entry in found if names[entry.path].startswith(".") and names[entry.path] != LOCK]
+            return self._files.unfinished()
 
     def fingerprints(self) -> list[str]:
         """Every fingerprint that has a part."""
-        return sorted({path.split("/")[1] for path in self.list("measurements") if path.endswith(".parquet")})
+        with self._reasons("cannot list measurements"):
+            return sorted(self._files.folders("measurements"))
+
+    def all_parts(self) -> list[Entry]:
+        """The parts of all fingerprints by their names, a listing for each, many at a time."""
+        with ThreadPoolExecutor(READERS) as pool:
+            found = list(pool.map(self.parts, self.fingerprints()))
+        return [parts[name] for parts in found for name in sorted(parts)]
 
     def save(self, path: str, content: bytes) -> str:
         """Write a file so that it is there whole or not at all."""
@@ -280,8 +279,7 @@ class ParquetStore:
     def entries(self, folder: str) -> list[Entry]:
         """All files below a folder but unfinished ones, with what a listing tells of them."""
         with self._reasons(f"cannot list {folder or 'it'}"):
-            found = self._files.list(folder)
-        return [entry for entry in found if not entry.path.rpartition("/")[2].startswith(".")]
+            return self._files.list(folder)
 
     def list(self, folder: str) -> list[str]:
         """All files below a folder but unfinished ones, relative to the store, sorted."""

@@ -12,7 +12,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.stores import SCHEMA, Held, Stream
+from orchestrator.stores.files import Entry
 from workers.errors import StoreError
 from workers.protocol import Measurement, measurement_key
 
@@ -70,6 +71,20 @@ class Part:
     def requests(self) -> list[str]:
         """The digests of the rows' requests, without the rows."""
         return cast(list[str], self.table.column("request").to_pylist())
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the store has of one fingerprint.
+
+    `parts` are sound and in the order of their names, the index first, under an empty name. `entries` are the parts
+    that the listing has, by name. `damaged` and `notes` are as in `Stream`.
+    """
+
+    entries: Mapping[str, Entry]
+    parts: Mapping[str, Part]
+    damaged: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def name_of(path: str) -> str:
@@ -147,37 +162,34 @@ def superseded(parts: Mapping[str, Part]) -> set[str]:
     }
 
 
-def united(parts: Iterable[Part], damaged: Sequence[str], notes: Sequence[str]) -> Stream:
+def united(found: Contents) -> Stream:
     """The union of parts. Where rows disagree, their content decides which one counts, not the part it is in.
 
     So neither merging parts nor removing those that were merged can change a score.
     """
     rows: dict[str, Measurement] = {}
     conflicts: set[str] = set()
-    provenance: dict[str, Mapping[str, str]] = {}
-    for part in parts:
-        provenance.update(part.merged)
-        for row in part.rows:
-            first = rows.setdefault(row.request, row)
-            if first is not row and (first != row or not row.value):  # 0.0 equals -0.0
-                rows[row.request] = min(first, row, key=_order)
-                if not _agree(first, row):
-                    conflicts.add(row.request)
-    return Stream(rows, tuple(damaged), len(conflicts), _told(provenance), tuple(notes))
+    for row in chain.from_iterable(part.rows for part in found.parts.values()):
+        first = rows.setdefault(row.request, row)
+        if first is not row and (first != row or not row.value):  # 0.0 equals -0.0
+            rows[row.request] = min(first, row, key=_order)
+            if not _agree(first, row):
+                conflicts.add(row.request)
+    return Stream(rows, found.damaged, len(conflicts), _told(found), found.notes)
 
 
-def gathered(parts: Collection[Part], damaged: Sequence[str], notes: Sequence[str]) -> Held:
+def gathered(found: Contents) -> Held:
     """`united` without the rows; whether parts disagree is looked up only where they have rows in common."""
-    lists = [part.requests for part in parts]
+    lists = [part.requests for part in found.parts.values()]
     requests = frozenset(chain.from_iterable(lists))
-    conflicts = united(parts, (), ()).conflicts if len(requests) < sum(map(len, lists)) else 0
-    provenance = {name: told for part in parts for name, told in part.merged.items()}
-    return Held(requests, tuple(damaged), conflicts, _told(provenance), tuple(notes))
+    conflicts = united(found).conflicts if len(requests) < sum(map(len, lists)) else 0
+    return Held(requests, found.damaged, conflicts, _told(found), found.notes)
 
 
-def _told(provenance: Mapping[str, Mapping[str, str]]) -> tuple[Mapping[str, str], ...]:
-    """By the order of the parts' names; a merged part has none of its own."""
-    return tuple(provenance[name] for name in sorted(provenance) if provenance[name])
+def _told(found: Contents) -> tuple[Mapping[str, str], ...]:
+    """The provenance of all parts, by the order of their names; a merged part has none of its own."""
+    told = {name: provenance for part in found.parts.values() for name, provenance in part.merged.items()}
+    return tuple(told[name] for name in sorted(told) if told[name])
 
 
 def check_keys(rows: Sequence[Measurement], fingerprint: str) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from workers import flops, packed, packing, plugins
+from workers import flops, onednn, packed, packing, plugins
 from workers import lint as preflight
 from workers.batching import Budget, batches
 from workers.checkpoint import config_of, hook, pad_id_of, renderer_of, text_config
@@ -27,14 +27,14 @@ from workers.heads import HEADS, Answer, Head
 from workers.protocol import Finding, Kind, ModelSpec, Output, Request, Unscored
 from workers.render import Rendered
 
-VERSION = "2"
+VERSION = "3"
 PACKAGES = ("torch", "transformers", "tokenizers")
 NEEDS_WEIGHTS = True
 KINDS: tuple[Kind, ...] = ("reward", "preference", "logprob", "generate")
 
-CPU_TOKENS, GPU_TOKENS, GPU_MOST_TOKENS = 2048, 8192, 32768
-"""Tokens in a forward pass: on a CPU, whose caches larger ones leave; on a GPU at first; there at most, once memory was
-measured."""
+CPU_TOKENS, GPU_TOKENS, GPU_MOST_TOKENS = 1024, 8192, 32768
+"""Tokens in a forward pass: on a CPU, where the C library gives tensors above 32 MiB back to the system after each use;
+on a GPU at first; there at most, once memory was measured."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -55,6 +55,7 @@ class TransformersEngine:
         self._pad = pad_id_of(config, self._renderer.tokenizer)
         text_config(self._head.model.config).pad_token_id = self._pad
         self._cost = flops.cost_of(self._head.model)
+        self._products = onednn.adopt(self._head.model)
         self._body, self._batching = self._ways(kind)
         given, cpu = spec.token_budget, self._device.type == "cpu"
         tokens = given or (CPU_TOKENS if cpu else GPU_TOKENS)
@@ -152,6 +153,13 @@ class TransformersEngine:
         else:
             answers, padded = self._head.read(rows, self._inputs(rows)), len(rows) * max(len(row.ids) for row in rows)
         lengths = [len(row.ids) for row in rows]
+        for place, answer in enumerate(answers):
+            if answer.written is not None:  # the last token is not computed on
+                new = len(answer.written)
+                lengths[place] += max(0, new - 1)
+                padded += max(0, new - 1)
+                self._work["written_tokens"] = self._work.get("written_tokens", 0) + new
+                self._work["flops"] += self._cost.of(0, 0, new)
         return answers, self._count(rows, padded, sum(lengths), sum(map(packing.ends, lengths)))
 
     def _count(self, rows: Sequence[Rendered], computed: int, needed: int, pairs: int) -> int:
@@ -199,6 +207,7 @@ class TransformersEngine:
             "architecture": type(model).__name__,
             "parameters": str(model.num_parameters()),
             "batching": self._batching,
+            "products": self._products,
             "token_budget": str(self._budget.tokens),
             **{name: str(value) for name, value in self._work.items()},
         }

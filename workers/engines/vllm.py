@@ -4,18 +4,24 @@ Token ids come from our renderer, so that both engines see the same tokens; vLLM
 worker's own process (a deterministic scheduler, and nothing outlives the worker); several GPUs are one tensor parallel
 group inside it. Measured against transformers in docs/parity.md.
 
+Operations are counted by the formula of `workers.flops` on the model as transformers would make it: every token that
+vLLM computes, without those whose keys and values its prefix cache had (as it reports them for each request), and the
+logits that are asked for; vLLM itself makes those of the whole prompt.
+
 `options` of a model's file: `gpu_memory_utilization` (0.9), `batch_invariant` (false: vLLM's kernels whose results do
 not depend on the batch, on GPUs that have them), `label` of a classifier with several, and the sampling of a judge.
 """
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 from collections.abc import Sequence
 from typing import Any
 
-from workers.checkpoint import config_of, hook, pad_id_of, renderer_of
+from workers import flops, logs, packing
+from workers.checkpoint import CLASSES, config_of, hook, pad_id_of, renderer_of
 from workers.engines.transformers import kind_of, lint, shown, token_hashes
 from workers.errors import ModelError, SweepError, first_line
 from workers.heads import label_of
@@ -52,6 +58,8 @@ class VllmEngine:
         self._renderer = renderer_of(spec, self._config)
         self._label = label_of(spec, self._config.num_labels) if self._kind == "reward" else 0
         self._llm: Any = _start(spec, self._kind, self._longest())
+        self._shape, self._cost = _counted(spec, self._config, self._kind)
+        self._work: dict[str, int] = {}
 
     def _longest(self) -> int | None:
         """Tokens of a request at most: vLLM scores a prompt's tokens only if one more would fit."""
@@ -63,6 +71,7 @@ class VllmEngine:
     def run(self, requests: Sequence[Request]) -> list[Output]:
         """One output a request, in order."""
         rows = self._renderer.render(requests)
+        self._work = {"computed_tokens": 0, "distinct_tokens": packing.distinct([row.ids for row in rows])}
         answer = {"reward": self._rewards, "logprob": self._logprobs, "generate": self._texts}[self._kind]
         return answer(rows) if rows else []
 
@@ -71,11 +80,14 @@ class VllmEngine:
         from vllm import PoolingParams
 
         pad = pad_id_of(self._config, self._renderer.tokenizer)
+        asked = [_without_trailing(row.ids, pad) for row in rows]
         found = self._llm.classify(
-            [_prompt(_without_trailing(row.ids, pad)) for row in rows],
+            list(map(_prompt, asked)),
             pooling_params=PoolingParams(use_activation=False),
             use_tqdm=False,
         )
+        for ids in asked:
+            self._count(len(ids))
         return [_output(row, float(one.outputs.probs[self._label])) for row, one in zip(rows, found, strict=True)]
 
     def _logprobs(self, rows: Sequence[Rendered]) -> list[Output]:
@@ -88,6 +100,7 @@ class VllmEngine:
         for row, one in zip(rows, found, strict=True):
             start = row.completion or 0
             chosen = [one.prompt_logprobs[at][row.ids[at]].logprob for at in range(start, len(row.ids))]
+            self._count(len(row.ids), logits=len(chosen))
             extra = {"tokens": float(len(chosen)), "squares": sum(value * value for value in chosen)}
             outputs.append(_output(row, float(sum(chosen)), extra=extra))
         return outputs
@@ -112,11 +125,25 @@ class VllmEngine:
         for row, one in zip(rows, found, strict=True):
             written = list(one.outputs[0].token_ids)
             text = self._renderer.tokenizer.decode(written, skip_special_tokens=True)
+            self._count(len(row.ids), logits=len(written), cached=one.num_cached_tokens or 0, written=len(written))
             outputs.append(_output(row, 0.0, text, {"completion_tokens": float(len(written))}))
         return outputs
 
+    def _count(self, prompt: int, *, logits: int = 0, cached: int = 0, written: int | None = None) -> None:
+        """Add a request to the work of this run. The last token that is written is not computed on."""
+        end = prompt + max(0, (written or 0) - 1)
+        self._add("computed_tokens", end - cached)
+        if self._cost is not None:
+            self._add("flops", self._cost.of(end - cached, packing.ends(end) - packing.ends(cached), logits))
+        if written is not None:
+            self._add("cached_tokens", cached)
+            self._add("written_tokens", written)
+
+    def _add(self, name: str, more: int) -> None:
+        self._work[name] = self._work.get(name, 0) + more
+
     def details(self) -> dict[str, str]:
-        """Device, dtype and architecture; what of loading was compilation."""
+        """Device, dtype and architecture; what of loading was compilation; the work of the last run."""
         import torch
 
         model = self._llm.llm_engine.model_config
@@ -127,6 +154,8 @@ class VllmEngine:
             "architecture": str(model.architecture),
             "tensor_parallel": str(max(1, self._spec.gpus)),
             "compile_seconds": f"{compiled:.3f}",
+            **({} if self._shape is None else {"parameters": str(self._shape.num_parameters())}),
+            **{name: str(value) for name, value in self._work.items()},
         }
 
     def close(self) -> None:
@@ -177,6 +206,21 @@ def _start(spec: ModelSpec, kind: Kind, longest: int | None) -> Any:
         raise
     except Exception as error:
         raise ModelError(f"model {spec.name!r}: vLLM cannot load {spec.path}: {_reason(error)}") from error
+
+
+def _counted(spec: ModelSpec, config: Any, kind: Kind) -> tuple[Any, flops.Cost | None]:
+    """The model without weights, and what a token of it costs; nothing for one that transformers cannot make."""
+    import torch
+    import transformers
+
+    make = getattr(transformers, CLASSES[kind]).from_config
+    try:
+        with torch.device("meta"):
+            shape = make(copy.deepcopy(config), trust_remote_code=spec.trust_remote_code)
+        return shape, flops.cost_of(shape)
+    except Exception as error:  # it is vLLM's that counts; only its speed stays unknown
+        logs.WORKER.info("operations are not counted: transformers cannot make this model (%s)", first_line(error))
+        return None, None
 
 
 def _reason(error: Exception) -> str:
