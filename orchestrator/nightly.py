@@ -6,6 +6,7 @@ Nothing that cannot be resolved tonight is taken from an earlier night: it is na
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -41,6 +42,7 @@ from workers.protocol import Measurement
 HELD = 30
 """The exit code of a night that found another one at work, or was overtaken by it."""
 LEASE = f"{FOLDER}/lease.json"
+READ_AT_ONCE = 16
 
 
 def nightly(settings: Settings) -> int:
@@ -225,6 +227,8 @@ def _boards(settings: Settings, store: Store, begun: _Begun, scored: _Scored) ->
     def read(fingerprint: str) -> Mapping[str, Measurement]:
         return store.read(fingerprint).rows
 
+    with ThreadPoolExecutor(READ_AT_ONCE) as threads:  # in a bucket each waits for its answer
+        list(threads.map(read, prepared.plan.streams))
     found = []
     for name, (benchmark, rows) in prepared.benchmarks.items():
         rule = benchmark.rule(settings.rule)

@@ -147,15 +147,13 @@ def uses_cuda(settings: Settings) -> bool:
 
 def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
     """What the store has of each of the models' streams; damage is said aloud."""
-    fingerprints = {spec.fingerprint for model in models for spec in model.streams}
-    held = {fingerprint: store.held(fingerprint) for fingerprint in sorted(fingerprints)}
-    for stream in held.values():
-        for problem in stream.damaged:
-            say(f"warning: {problem}; its rows count as absent and are scored again")
-        for note in stream.notes:
-            say(f"warning: {note}")
-        if stream.conflicts:
-            say(f"warning: {stream.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
+    held = store.held_of(spec.fingerprint for model in models for spec in model.streams)
+    for one in held.values():
+        absent = [f"{problem}; its rows count as absent and are scored again" for problem in one.damaged]
+        for warning in (*absent, *one.notes):
+            say(f"warning: {warning}")
+        if one.conflicts:
+            say(f"warning: {one.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
     return held
 
 

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from workers.errors import StoreError
 
 PATH = "nightly/lease.json"
-BEAT, PATIENCE = 0.1, 1.0
+BEAT, PATIENCE = 0.1, 2.0
 
 HOLDER = f"""
 import sys, time
@@ -41,12 +41,12 @@ except LeaseHeld as error:
 class Processes:
     """Processes that want the lease of one store."""
 
-    def __init__(self, store: Path) -> None:
-        self._store = store
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self, seconds: float) -> subprocess.Popen[str]:
-        command = [sys.executable, "-P", "-c", HOLDER, str(self._store), str(seconds)]
+        command = [sys.executable, "-P", "-c", HOLDER, self.uri, str(seconds)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         self._started.append(process)
@@ -60,9 +60,10 @@ class Processes:
             process.communicate()
 
 
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    made = Processes(tmp_path / "store")
+@pytest.fixture(params=["folder", "bucket"])
+def processes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Processes]:
+    bucket = request.getfixturevalue("bucket") if request.param == "bucket" else None
+    made = Processes(f"s3://{bucket}/scores" if bucket else str(tmp_path / "store"))
     yield made
     made.close()
 
@@ -82,12 +83,12 @@ def test_of_processes_that_race_one_holds_and_the_others_say_by_whom(processes: 
         assert line == "held\n" or f"process {winners[0].pid} on " in line
 
 
-def test_a_holder_that_was_killed_is_taken_over_by_one_of_those_that_wait(processes: Processes, tmp_path: Path) -> None:
+def test_a_holder_that_was_killed_is_taken_over_by_one_of_those_that_wait(processes: Processes) -> None:
     dead = processes.start(60)
     assert said(dead) == "held\n"
     dead.kill()
     dead.wait()
-    left = json.loads((tmp_path / "store" / PATH).read_text())
+    left = json.loads(open_store(processes.uri).load(PATH) or b"")
     assert left["free"] is False
     started = time.monotonic()
     waiting = [processes.start(6) for _ in range(3)]
