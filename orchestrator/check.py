@@ -13,10 +13,11 @@ from typing import Any
 from orchestrator import choose, tables
 from orchestrator.benchmarks import Example, Judged, find
 from orchestrator.config import Settings
-from orchestrator.evaluate import FAILED, OK, uses_cuda
+from orchestrator.evaluate import FAILED, OK
 from orchestrator.metrics import NOISE, credit
 from orchestrator.pin import pin_model
 from orchestrator.plan import family, wanted
+from orchestrator.prepare import uses_cuda
 from workers import plugins
 from workers.errors import InputError, ModelError, ShardError, boundary
 from workers.fetch import fetch, local

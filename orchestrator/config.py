@@ -44,6 +44,7 @@ KEYS = (
     "shard_rows",
     "store",
     "verb",
+    "webhook",
     "workers",
 )
 OUTPUTS = ("text", "json", "csv", "markdown")
@@ -57,7 +58,7 @@ FOR_ALL = {"protocol": ("own", "reference"), "numerics": ("fast", "exact")}
 
 @dataclass(frozen=True)
 class Settings:
-    """One command's configuration. `models` holds the files' values, not yet pinned."""
+    """One command's configuration. `models` holds the files' values, not yet pinned; `webhook` may be a secret."""
 
     verb: str
     models: Mapping[str, Mapping[str, Any]]
@@ -76,6 +77,7 @@ class Settings:
     priority: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     push: str | None = None
+    webhook: str | None = field(default=None, repr=False)
     apply: bool = False
     keep_runs: int | None = None
     keep_days: float | None = None
@@ -115,6 +117,7 @@ def settings(config: DictConfig) -> Settings:
         priority=_priority(values["priority"], values["models"]),
         log=values["log"],
         push=_text("push", values["push"]),
+        webhook=values["webhook"],
         apply=_flag("apply", values["apply"]),
         keep_runs=_count("keep_runs", values["keep_runs"]) if values["keep_runs"] is not None else None,
         keep_days=_amount("keep_days", values["keep_days"]) if values["keep_days"] is not None else None,

@@ -102,6 +102,18 @@ def from_hub(benchmark: str, repository: str, revision: str, file: str, sha256: 
     return path
 
 
+def hub_revision(benchmark: str, repository: str) -> str:
+    """The commit that a hub data set is at now; `InputError` where the hub does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(repository, timeout=20).sha)
+    except Exception as error:
+        raise InputError(
+            f"benchmark {benchmark}: the hub gives no current revision of {repository} ({first_line(error)})"
+        ) from error
+
+
 def _reader(file: Path) -> Callable[[Path], Iterator[Row]]:
     for suffix, reader in READERS.items():
         if file.name.lower().endswith(suffix):

@@ -2,55 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from orchestrator import bills, cluster, planned, provenance, records, watch
-from orchestrator.benchmarks import Benchmark, Example, find
 from orchestrator.config import Settings
-from orchestrator.cost import CPU
 from orchestrator.driver import Pool
 from orchestrator.leaderboards import show_boards
 from orchestrator.local_pool import LocalPool
 from orchestrator.outlook import as_a_whole, compared, outlook
-from orchestrator.paths import CONF_DIR
-from orchestrator.pin import check_entry, cuda_here, pin_model
-from orchestrator.placing import Prediction
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan
+from orchestrator.prepare import Prepared, prepare, uses_cuda
 from orchestrator.progress import say
 from orchestrator.records import Account, Failure, Outcome, Run
 from orchestrator.scheduler import Scheduler
-from orchestrator.stores import Held, Store, open_store
+from orchestrator.stores import Store, open_store
 from orchestrator.streams import StreamState
 from workers import logs
-from workers.errors import InputError
-from workers.protocol import Model, Request
+from workers.protocol import Request
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
 REASON_CHARACTERS = 500
-Present = Mapping[str, AbstractSet[str]]
-"""Digests of the requests whose answers the store has, by fingerprint."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything that is known before anything is computed. `refused` tells why some models could not be pinned."""
-
-    models: tuple[Model, ...]
-    refused: Mapping[str, str]
-    benchmarks: Mapping[str, tuple[Benchmark, list[Example]]]
-    prediction: Prediction
-
-    @property
-    def plan(self) -> Plan:
-        """What is to do, every stream with its placements."""
-        return self.prediction.plan
 
 
 class Terminated(KeyboardInterrupt):
@@ -60,133 +35,51 @@ class Terminated(KeyboardInterrupt):
 def plan(settings: Settings) -> int:
     """Print what `run` would do; nothing is written."""
     store = open_store(settings.store)
-    prepared = _prepare(settings, store)
-    print(planned.show(prepared.prediction, settings.output))
-    impossible = settings.what_if is not None and prepared.prediction.forecast.impossible
+    prepared = prepare(settings, store)
+    prediction = outlook(settings, store, prepared)
+    print(planned.show(prediction, settings.output))
+    impossible = settings.what_if is not None and prediction.forecast.impossible
     return FAILED if prepared.refused or impossible else OK
 
 
 def run(settings: Settings) -> int:
     """Score what is owed, then print the leaderboard. The exit code tells whether everything was scored."""
-    run_id = provenance.new_run_id()
-    with logs.bound(run=run_id):
-        return _run(settings, run_id)
+    facts = provenance.capture(provenance.new_run_id())
+    with logs.bound(run=facts["run"]):
+        store = open_store(settings.store, facts)
+        prepared = prepare(settings, store)
+        for benchmark, _ in prepared.benchmarks.values():
+            benchmark.rule(settings.rule)
+        outcome = sweep(settings, store, prepared, facts)
+        if outcome.state != "done":
+            return _stopped(settings, outcome)
+        folders = show_boards(store, settings, list(prepared.benchmarks), [model.name for model in prepared.models])
+        say(f"measurements: {settings.store}/measurements; tables and page: {', '.join(folders)}")
+        return FAILED if outcome.failures else OK
 
 
-def _run(settings: Settings, run_id: str) -> int:
-    facts = provenance.capture(run_id)
-    store = open_store(settings.store, facts)
-    prepared = _prepare(settings, store)
-    for benchmark, _ in prepared.benchmarks.values():
-        benchmark.rule(settings.rule)
-    with opened(settings, store, run_id, prepared.plan) as pool:  # before anything is written: it may not answer
+def sweep(settings: Settings, store: Store, prepared: Prepared, facts: Mapping[str, str]) -> Outcome:
+    """Score what is owed and leave a record of the run; nothing is written where no worker can be had."""
+    run_id = facts["run"]
+    prediction = outlook(settings, store, prepared)
+    todo = prediction.plan
+    with opened(settings, store, run_id, todo) as pool:  # before anything is written: it may not answer
         store.prepare()
         hashes = {name: records.save_examples(store, name, rows) for name, (_, rows) in prepared.benchmarks.items()}
-        todo = prepared.plan
         counts = (todo.total, todo.total - todo.owed)
-        record = Run(
-            run_id, provenance.now(), prepared.models, hashes, *counts, facts, planned.record(prepared.prediction)
-        )
+        predicted = planned.record(prediction)
+        record = Run(run_id, provenance.now(), prepared.models, hashes, *counts, facts, predicted)
         records.save_run(store, record)
-        outcome = _execute(settings, store, run_id, prepared, pool) if pool is not None else _nothing_owed(todo)
+        outcome = _execute(settings, store, run_id, prepared, todo, pool) if pool is not None else nothing_owed(todo)
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
         outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=paid(store, todo))
         records.save_outcome(store, run_id, outcome)
         _report_prediction(settings, store, replace(record, outcome=outcome))
-    if outcome.state != "done":
-        return _stopped(settings, outcome)
-    folders = show_boards(store, settings, list(hashes), [model.name for model in prepared.models])
-    say(f"measurements: {settings.store}/measurements; tables and page: {', '.join(folders)}")
-    return FAILED if outcome.failures else OK
+    return outcome
 
 
-def _prepare(settings: Settings, store: Store) -> Prepared:
-    """Load the data, pin the models, see what the store has."""
-    if not settings.models:
-        suites = ", ".join(sorted(file.stem for file in (CONF_DIR / "suite").glob("*.yaml")))
-        raise InputError(
-            f"no model: give model=[name,...] (a file of conf/model, for example longest), suite=NAME ({suites}) "
-            "or +models.mine.path=DIR +models.mine.family=scalar"
-        )
-    benchmarks = {name: load_benchmark(settings, name) for name in benchmark_names(settings)}
-    models, refused = pinned(settings, {})
-    held = held_of(store, models)
-    present = {fingerprint: one.requests for fingerprint, one in held.items()}
-    examples = {name: rows for name, (_, rows) in benchmarks.items()}
-    asked = [model for model in models if model.streams]
-    todo = make_plan(asked, examples, present, earlier(store), settings.shard_rows)
-    return Prepared(models, refused, benchmarks, outlook(settings, store, todo, models, held, uses_cuda(settings)))
-
-
-def benchmark_names(settings: Settings) -> tuple[str, ...]:
-    """The benchmarks of the command: those named, else those with a file, else RewardBench."""
-    return settings.benchmarks or tuple(settings.data) or ("rewardbench",)
-
-
-def held_of(store: Store, models: Iterable[Model]) -> dict[str, Held]:
-    """What the store has of each of the models' streams; damage is said aloud."""
-    held = {name: store.held(name) for name in sorted({spec.fingerprint for model in models for spec in model.streams})}
-    for one in held.values():
-        absent = [f"{problem}; its rows count as absent and are scored again" for problem in one.damaged]
-        for warning in (*absent, *one.notes):
-            say(f"warning: {warning}")
-        if one.conflicts:
-            say(f"warning: {one.conflicts} rows were scored twice with different values; run `rewardsweep verify`")
-    return held
-
-
-def earlier(store: Store) -> dict[str, Mapping[str, Any]]:
-    """The identity under which each stream's name was last seen."""
-    runs = records.load_runs(store)
-    return {spec.name: spec.identity for run in runs for model in run.models for spec in model.streams}
-
-
-def pinned(settings: Settings, known: dict[str, Model]) -> tuple[tuple[Model, ...], dict[str, str]]:
-    """The models of the command; of several, one whose checkpoint cannot be pinned fails alone.
-
-    A plan for a cluster that is described does not ask the hub. A mistake in a model's file stops the command: it is
-    the user's, and nothing has started. What was pinned already is in `known`, by name and entry; what is pinned here
-    is added.
-    """
-    for name, entry in settings.models.items():
-        check_entry(name, entry)
-    cuda = uses_cuda(settings)
-    models: list[Model] = []
-    refused: dict[str, str] = {}
-    for name, entry in settings.models.items():
-        key = json.dumps([name, entry], sort_keys=True, default=str)
-        try:
-            known[key] = known.get(key) or pin_model(name, entry, cuda, hub=settings.what_if is None)
-            models.append(known[key])
-        except InputError as error:
-            if len(settings.models) == len(refused) + 1:
-                raise
-            say(f"error: model '{name}' is given up: {error}")
-            refused[name] = str(error)
-            models.append(Model(name, entry["family"], ()))
-    return tuple(models), refused
-
-
-def load_benchmark(settings: Settings, name: str) -> tuple[Benchmark, list[Example]]:
-    """A benchmark and its examples, from `data.<name>` or its pinned source."""
-    benchmark = find(name)
-    return benchmark, benchmark.load(settings.data.get(name))
-
-
-def uses_cuda(settings: Settings) -> bool:
-    """Whether models go on GPUs: as configured, else whether the cluster, or this machine, has some."""
-    if settings.what_if is not None:
-        return any(offer.kind != CPU for offer in settings.what_if)
-    if settings.device != "auto":
-        return settings.device == "cuda"
-    if settings.pool == "ray" and settings.ray_address:
-        from orchestrator.ray_cluster import cluster_gpus
-
-        return cluster_gpus(settings.ray_address) > 0
-    return cuda_here()
-
-
-def _nothing_owed(todo: Plan) -> Outcome:
+def nothing_owed(todo: Plan) -> Outcome:
+    """The outcome of a run that asks for nothing new, said aloud."""
     say_nothing_owed(todo)
     return Outcome("done", provenance.now(), Account(todo.total, 0, todo.total, 0, 0), ())
 
@@ -206,7 +99,7 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
         yield None
         return
     requests = {name: stream.owed for name, stream in todo.streams.items()}
-    with redirect_stdout(sys.stderr), _sigterm_as_interrupt():
+    with redirect_stdout(sys.stderr), sigterm_as_interrupt():
         pool = _open_pool(settings, store, run_id, requests)
         try:
             yield pool
@@ -225,12 +118,19 @@ def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[
     return RayPool(store.write, requests, settings.ray_address, settings.workers, log)
 
 
-def _execute(settings: Settings, store: Store, run_id: str, prepared: Prepared, pool: Pool) -> Outcome:
+def _execute(settings: Settings, store: Store, run_id: str, prepared: Prepared, todo: Plan, pool: Pool) -> Outcome:
     """Score what is owed; the account adds up whatever happens."""
     first = [model for model in prepared.models if model.name in settings.priority]
     priorities = {spec.fingerprint: 1 for model in first for spec in model.streams}
-    state, scheduler = watch.drive(settings, store, run_id, prepared.plan, pool, priorities)
-    return _outcome(state, prepared.plan, scheduler)
+    state, scheduler = watch.drive(settings, store, run_id, todo, pool, priorities)
+    outcome = _outcome(state, todo, scheduler)
+    return outcome if scheduler.aborted is None else aborted(outcome, str(scheduler.aborted))
+
+
+def aborted(outcome: Outcome, reason: str) -> Outcome:
+    """The outcome of a run that could not go on, with what it did not come to under the reason."""
+    failure = Failure("", outcome.account.left, reason[:REASON_CHARACTERS])
+    return replace(outcome, state="aborted", failures=(*outcome.failures, failure))
 
 
 def _outcome(state: str, todo: Plan, scheduler: Scheduler) -> Outcome:
@@ -289,7 +189,9 @@ def _stopped(settings: Settings, outcome: Outcome) -> int:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM stops what is inside as Ctrl-C does."""
+
     def stop(number: int, frame: object) -> None:
         raise Terminated
 

@@ -91,8 +91,7 @@ def _run_json(run: Run) -> dict[str, Any]:
 def _progress(store: Store, run: Run, devices: Mapping[str, Gpu]) -> list[dict[str, Any]]:
     """What the store has of everything that a run asked for, a record a stream, and what that took."""
     examples = {name: records.load_examples(store, name, rows) for name, rows in run.benchmarks.items()}
-    fingerprints = {spec.fingerprint for model in run.models for spec in model.streams}
-    held = {fingerprint: store.held(fingerprint) for fingerprint in fingerprints}
+    held = store.held_of(spec.fingerprint for model in run.models for spec in model.streams)
     present = {fingerprint: one.requests for fingerprint, one in held.items()}
     plan = make_plan([model for model in run.models if model.streams], examples, present, {}, shard_rows=ALL)
     reasons = records.latest_failures([run])

@@ -78,16 +78,20 @@ def show_boards(store: Store, settings: Settings, benchmarks: Sequence[str], nam
 def save_board(store: Store, made: Leaderboard) -> str:
     """Write a leaderboard as tables and a page; the folder's path."""
     folder = f"leaderboards/{made.benchmark}/{made.rule}"
-    files = {
+    for name, content in files_of(made).items():
+        store.save(f"{folder}/{name}", content)
+    return f"{store.uri}/{folder}"
+
+
+def files_of(made: Leaderboard) -> dict[str, bytes]:
+    """A leaderboard as tables and a page."""
+    return {
         "leaderboard.json": tables.as_json([made]).encode(),
         "leaderboard.csv": tables.as_csv([made]).encode(),
         "leaderboard.md": tables.as_markdown(made).encode(),
         "leaderboard.parquet": tables.as_parquet(made),
         "index.html": page(made).encode(),
     }
-    for name, content in files.items():
-        store.save(f"{folder}/{name}", content)
-    return f"{store.uri}/{folder}"
 
 
 def existing_store(settings: Settings) -> ParquetStore:

@@ -18,6 +18,16 @@ from orchestrator.benchmarks import Benchmark, Example
 from orchestrator.config import Settings
 from orchestrator.leaderboards import board, save_board
 from orchestrator.plan import Plan, plan_jobs
+from orchestrator.prepare import (
+    Present,
+    benchmark_names,
+    earlier,
+    held_of,
+    load_benchmark,
+    pinned,
+    require_models,
+    uses_cuda,
+)
 from orchestrator.progress import say
 from orchestrator.records import Account, Failure, Outcome, Run
 from orchestrator.scheduler import Scheduler
@@ -80,7 +90,7 @@ def run(jobs: Sequence[Job]) -> int:
         facts = provenance.capture(run_id)
         store = open_store(first.store, facts)
         prepared = _prepare(jobs)
-        held = evaluate.held_of(store, [model for one in prepared for model in one.models])
+        held = held_of(store, [model for one in prepared for model in one.models])
         present = {fingerprint: one.requests for fingerprint, one in held.items()}
         todo = _plan(prepared, store, present, first.shard_rows)
         with evaluate.opened(first, store, run_id, todo) as pool:  # before anything is written: it may not answer
@@ -128,16 +138,17 @@ def _check_common(jobs: Sequence[Job]) -> None:
 def _prepare(jobs: Sequence[Job]) -> list[Prepared]:
     """Everything that can be wrong with any job, before anything starts; what jobs have in common is read once."""
     known: dict[tuple[str, str | None], tuple[Benchmark, list[Example]]] = {}
-    pinned: dict[str, Model] = {}
+    already: dict[str, Model] = {}
     found = []
     for job in jobs:
         with _named(job):
+            require_models(job.settings)
             mine = {}
-            for name in evaluate.benchmark_names(job.settings):
+            for name in benchmark_names(job.settings):
                 key = (name, job.settings.data.get(name))
-                known[key] = mine[name] = known.get(key) or evaluate.load_benchmark(job.settings, name)
+                known[key] = mine[name] = known.get(key) or load_benchmark(job.settings, name)
                 mine[name][0].rule(job.settings.rule)
-            models, refused = evaluate.pinned(job.settings, pinned)
+            models, refused = pinned(job.settings, uses_cuda(job.settings), already)
         found.append(Prepared(job, models, refused, mine))
     names = variants.names([one.models for one in found], [one.job.overrides for one in found])
     return [
@@ -146,9 +157,9 @@ def _prepare(jobs: Sequence[Job]) -> list[Prepared]:
     ]
 
 
-def _plan(prepared: Sequence[Prepared], store: Store, present: evaluate.Present, shard_rows: int) -> Plan:
+def _plan(prepared: Sequence[Prepared], store: Store, present: Present, shard_rows: int) -> Plan:
     jobs = [([model for model in one.models if model.streams], one.examples) for one in prepared]
-    return plan_jobs(jobs, present, evaluate.earlier(store), shard_rows)
+    return plan_jobs(jobs, present, earlier(records.load_runs(store)), shard_rows)
 
 
 def _asked(one: Prepared) -> dict[str, set[str]]:
@@ -158,7 +169,7 @@ def _asked(one: Prepared) -> dict[str, set[str]]:
     return {name: {request.digest for request in stream.owed} for name, stream in plan.streams.items()}
 
 
-def _save_run(store: Store, name: str, one: Prepared, present: evaluate.Present, facts: Mapping[str, str]) -> Run:
+def _save_run(store: Store, name: str, one: Prepared, present: Present, facts: Mapping[str, str]) -> Run:
     """The record of a job, as that of any run."""
     hashes = {benchmark: records.save_examples(store, benchmark, rows) for benchmark, rows in one.examples.items()}
     asked = _asked(one)
@@ -182,7 +193,7 @@ def _outcomes(
     store: Store,
     state: str,
     prepared: Sequence[Prepared],
-    present: evaluate.Present,
+    present: Present,
     failed: Mapping[str, Mapping[str, str]],
 ) -> Iterator[Outcome]:
     """Each job's own account. A row that two jobs ask for is scored by the first of them and reused by the second."""

@@ -14,8 +14,9 @@ from orchestrator.checkpoints import cached, config_at_hand
 from orchestrator.config import Settings
 from orchestrator.cost import CPU, Gpu, Offer, gpu_of
 from orchestrator.placing import Here, Prediction, predict
-from orchestrator.plan import Plan, family
+from orchestrator.plan import family
 from orchestrator.planned import SWEEP
+from orchestrator.prepare import Prepared
 from orchestrator.rates import FEWEST, Rates, calibrated
 from orchestrator.records import Run
 from orchestrator.spent import Spent, spent
@@ -25,18 +26,21 @@ from workers.fetch import is_here
 from workers.protocol import Model, ModelSpec
 
 
-def outlook(
-    settings: Settings, store: Store, plan: Plan, models: Sequence[Model], held: Mapping[str, Held], cuda: bool
-) -> Prediction:
-    """The prediction for a plan, on the cluster that the command describes or on the one that is there."""
+def outlook(settings: Settings, store: Store, prepared: Prepared) -> Prediction:
+    """The prediction for a plan, on the cluster that the command describes or on the one that is there.
+
+    Where nothing is owed no cluster is asked.
+    """
+    plan, models = prepared.plan, prepared.models
     gpus = cluster.priced(settings.dollars)
     if settings.what_if is None:
         gpus[CPU] = replace(gpus[CPU], memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if not plan.owed:
+        return predict(plan, Here(gpus, (), Rates(), {}))
     known = _architectures(settings, models)
     specs = {spec.fingerprint: spec for model in models for spec in model.streams}
     here = {name for name, spec in specs.items() if spec.revision and _weights_here(spec)}
-    rates = _rates(store, held) if any(stream.owed for stream in plan.streams.values()) else Rates()
-    return predict(plan, Here(gpus, _offers(settings, cuda), rates, known, here))
+    return predict(plan, Here(gpus, _offers(settings, prepared.cuda), _rates(store, prepared.held), known, here))
 
 
 def _offers(settings: Settings, cuda: bool) -> tuple[Offer, ...]:

@@ -6,6 +6,7 @@ a nightly run are the same operation.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -20,6 +21,7 @@ from workers import plugins
 from workers.plugins import FamilyModule
 from workers.protocol import Message, Model, ModelSpec, Request, Shard, digest
 
+HASH = re.compile(r"\b[0-9a-f]{32,64}\b")
 ENDPOINT_ROWS = 64
 """Requests a shard at most where each is paid for: a lost worker loses what it has not written."""
 
@@ -258,12 +260,28 @@ def _reason(spec: ModelSpec, total: int, owed: int, earlier: Mapping[str, Any] |
         return f"{total - owed} of {total} in the store"
     if earlier is None:
         return "new model"
-    changed = sorted(name for name, value in spec.identity.items() if _plain(value) != _plain(earlier.get(name)))
+    changed = changes(spec.identity, earlier)
     if not changed:
         return "new data"
-    return "changed: " + ", ".join(
-        f"{name} {_short(earlier.get(name))} -> {_short(spec.identity[name])}" for name in changed
-    )
+    return "changed: " + ", ".join(f"{name} {words}" for name, words in changed.items())
+
+
+def changes(identity: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, str]:
+    """The fields in which an identity differs from an earlier one, each with both values in short; sorted."""
+    changed = sorted(name for name, value in identity.items() if _plain(value) != _plain(earlier.get(name)))
+    return {
+        name: _libraries(identity[name], earlier.get(name) or ())
+        if name == "environment"
+        else f"{_short(earlier.get(name))} -> {_short(identity[name])}"
+        for name in changed
+    }
+
+
+def _libraries(now: Iterable[Sequence[str]], earlier: Iterable[Sequence[str]]) -> str:
+    """The libraries whose versions differ."""
+    new, old = ({name: version for name, version in versions} for versions in (now, earlier))
+    differing = [name for name in {**new, **old} if new.get(name) != old.get(name)]
+    return ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in differing)
 
 
 def _plain(value: Any) -> Any:
@@ -272,5 +290,6 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    """A value as text: of commits and hashes the first characters."""
+    text = HASH.sub(lambda found: found[0][:8], str(value))
+    return text if len(text) <= 64 else f"{text[:61]}..."

@@ -23,7 +23,7 @@ from workers.protocol import Message, Model, ModelSpec
 
 @dataclass(frozen=True)
 class Failure:
-    """Something that was given up: a model, or rows of it."""
+    """Something that was given up: a model, or rows of it; no model's name where it was the whole run."""
 
     model: str
     rows: int
@@ -116,6 +116,11 @@ def load_runs(store: Store) -> list[Run]:
     return [run for run in runs if run is not None]
 
 
+def load_spec(store: Store, fingerprint: str) -> ModelSpec:
+    """The spec that a run left behind a fingerprint."""
+    return ModelSpec.from_json(_loads(store, f"models/{fingerprint}.json"))
+
+
 def _load_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run | None:
     """None where the run was removed meanwhile, as `rewardsweep gc` may."""
     try:
@@ -135,7 +140,7 @@ def _parse_run(store: Store, name: str, specs: dict[str, ModelSpec]) -> Run:
     for model in record["models"]:
         for fingerprint in model["streams"]:
             if fingerprint not in specs:
-                specs[fingerprint] = ModelSpec.from_json(_loads(store, f"models/{fingerprint}.json"))
+                specs[fingerprint] = load_spec(store, fingerprint)
     models = tuple(
         Model(
             model["name"],

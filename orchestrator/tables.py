@@ -65,8 +65,8 @@ def as_markdown(board: Leaderboard) -> str:
     """A table of percentages with the notes below it."""
     header, rows = _cells(board)
     lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3), *rows]
-    table = "\n".join("| " + " | ".join(_markdown(cell) for cell in line) + " |" for line in lines)
-    notes = "".join(f"\n- {_markdown(note)}" for note in notes_on(board))
+    table = "\n".join("| " + " | ".join(markdown(cell) for cell in line) + " |" for line in lines)
+    notes = "".join(f"\n- {markdown(note)}" for note in notes_on(board))
     return f"**{board.benchmark}**, rule {board.rule}, data {board.data_hash[:12]}\n\n{table}\n{notes}\n"
 
 
@@ -157,7 +157,7 @@ def listing(rows: Sequence[Mapping[str, Any]], output: str, title: str) -> str:
         return "\n".join(_csv_line(line) for line in [header, *lines])
     if output == "markdown":
         ruled = [header, ["---"] * len(header), *lines]
-        return "\n".join("| " + " | ".join(map(_markdown, line)) + " |" for line in ruled)
+        return "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in ruled)
     return _text_table(header, lines, title)
 
 
@@ -167,12 +167,12 @@ def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:
     What a judge wrote is in JSON and JSON lines alone.
     """
     if output == "json":
-        found = [{**line, "score": _finite(line["score"])} for line in lines]
+        found = [{**line, "score": finite(line["score"])} for line in lines]
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     if output == "jsonl":
         for line in lines:
-            print(json.dumps({**line, "score": _finite(line["score"])}, ensure_ascii=False))
+            print(json.dumps({**line, "score": finite(line["score"])}, ensure_ascii=False))
         return
     shown = islice(lines, 50) if output == "text" and sys.stdout.isatty() else lines
     rows = [
@@ -182,7 +182,7 @@ def print_scores(lines: Iterable[dict[str, Any]], output: str) -> None:
         print(listing(rows, output, "scores").rstrip("\n"))
 
 
-def _finite(value: float | None) -> float | str | None:
+def finite(value: float | None) -> float | str | None:
     """JSON has no NaN and no infinity: they are written as text."""
     return value if value is None or math.isfinite(value) else str(value)
 
@@ -263,7 +263,7 @@ def _csv_line(cells: Sequence[Any]) -> str:
     return buffer.getvalue().removesuffix("\r\n")
 
 
-def _markdown(cell: str) -> str:
+def markdown(cell: str) -> str:
     """Text that Markdown shows as it is: no markup, link or HTML, and no further cell or line."""
     one_line = " ".join(cell.splitlines())
     return re.sub(r"([\\`*\[\]|])", r"\\\1", one_line.replace("&", "&amp;").replace("<", "&lt;"))

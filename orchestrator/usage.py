@@ -25,12 +25,13 @@ usage: rewardsweep VERB [key=value ...]
   timeline     draw what every GPU did when, as a page and a picture
   import       take in results of the reference, as rows marked `imported`
   export       write results as the reference does, and metadata for model cards
+  nightly      score what is new, keep a dated snapshot, report what changed since the last one
   check        score ten rows of one model in every way: alone, in a batch, in each engine
   models       list the models that can be named, filtered
 
 Each verb explains itself: rewardsweep VERB --help
 Every key=value overrides the configuration (Hydra's syntax); quote lists: 'model=[longest,random]'.
-exit codes: 0 done, 1 something failed or is damaged, 2 wrong input, 130 interrupted
+exit codes: 0 done, 1 something failed or is damaged, 2 wrong input, 130 interrupted; nightly: also 10, 20 and 30
 """
 
 

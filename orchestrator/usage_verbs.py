@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.cost import CPU, GPUS
+from orchestrator.usage_nightly import NIGHTLY
 from orchestrator.usage_store import PLACE, STORE, STORE_VERBS
 
 SELECTION = """\
@@ -199,6 +200,11 @@ examples
   rewardsweep timeline store=s3://bucket/nightly output=html
   rewardsweep timeline 20260131T235959-3f2a9c store=scores
 """,
+    ),
+    "nightly": (
+        NIGHTLY[0],
+        SELECTION + STORE.replace("text, json, csv or", "text (one line), json or") + WHERE + NIGHTLY[1],
+        NIGHTLY[2],
     ),
     "models": (
         """\

@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.stores.parquet import ParquetStore
+from tests.moto_server import moto_server, use
 from workers import tiny_zoo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,3 +113,27 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ParquetStore:
 @pytest.fixture
 def local(tmp_path: Path) -> ParquetStore:
     return ParquetStore(str(tmp_path / "store"), {})
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that speaks S3: moto's on loopback, or the one at REWARDSWEEP_S3_ENDPOINT."""
+    if os.environ.get("REWARDSWEEP_S3_ENDPOINT"):
+        yield os.environ["REWARDSWEEP_S3_ENDPOINT"]
+        return
+    with moto_server(tmp_path_factory.mktemp("moto") / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket; endpoint and keys are in the environment, as a user would have them."""
+    use(monkeypatch, server)
+    for name, given in {"ACCESS_KEY_ID": "KEY", "SECRET_ACCESS_KEY": "SECRET"}.items():
+        if f"REWARDSWEEP_S3_{given}" in os.environ:
+            monkeypatch.setenv(f"AWS_{name}", os.environ[f"REWARDSWEEP_S3_{given}"])
+    import boto3
+
+    name = f"b-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return name

@@ -17,7 +17,7 @@ COMMIT = "c" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories by name, each a folder; a file of weights takes `seconds` to send.
+    """Repositories by name, each a folder, all at one commit; a file of weights takes `seconds` to send.
 
     `sent` holds the files that were sent, each with the time when that ended.
     """
@@ -25,6 +25,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, checkpoints: Mapping[str, Path], seconds: float) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.checkpoints, self.seconds = checkpoints, seconds
+        self.commit = COMMIT
         self.sent: dict[str, float] = {}
 
     @property
@@ -40,7 +41,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         words = unquote(urlsplit(self.path).path).strip("/").split("/")
-        if words[:2] == ["api", "models"]:
+        if words[:2] in (["api", "models"], ["api", "datasets"]):
             self._about("/".join(words[2:4]), words[4:])
         else:
             self._file("/".join(words[:2]), "/".join(words[4:]))
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
             self._missing("EntryNotFound" if tree else "RepoNotFound")
             return
         files = sorted(self.server.checkpoints[name].iterdir())
-        about: Any = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file.name} for file in files]}
+        about: Any = {"id": name, "sha": self.server.commit, "siblings": [{"rfilename": file.name} for file in files]}
         if tree:
             about = [{"type": "file", "path": file.name, "size": file.stat().st_size, "oid": "0"} for file in files]
         self._send(json.dumps(about).encode(), {"Content-Type": "application/json"})
@@ -66,7 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         body = path.read_bytes()
         if self.command == "GET" and file.endswith(".safetensors"):
             time.sleep(self.server.seconds)
-        self._send(body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'})
+        self._send(body, {"X-Repo-Commit": self.server.commit, "ETag": f'"{hashlib.sha256(body).hexdigest()}"'})
         if self.command == "GET":
             self.server.sent[f"{name}/{file}"] = time.monotonic()
 

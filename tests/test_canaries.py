@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -10,8 +12,10 @@ from urllib.parse import quote
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.stores.parquet import ParquetStore
 from tests.conftest import Cli
 from tests.fake_endpoint import Endpoint, Reply, failure, serving
+from tests.receiver import receiving
 from workers.engines.openai import REASON_CHARACTERS
 
 SECRETS = (
@@ -129,6 +133,39 @@ def test_an_endpoint_that_echoes_the_key_gives_nothing_away(
     status = cli("status", store, "output=json", settings=CANARIES)
     said = {"run": (done.stdout + done.stderr).encode(), "status": (status.stdout + status.stderr).encode()}
     assert leaks(dict(contents(tmp_path / "store")) | said) == []
+
+
+def test_a_night_in_a_bucket_gives_nothing_away(
+    cli: Cli, pairs: Path, endpoint: Endpoint, bucket: str, tmp_path: Path
+) -> None:
+    """Keys of the bucket, the judge and the hub, the webhook's address; a whole night and one that is not."""
+    store = ParquetStore(f"s3://{bucket}/scores", {})
+    settings = {name: secret for name, secret in CANARIES.items() if not name.startswith("AWS_")}
+    words = ["nightly", *judge(endpoint), f"data.pairs={pairs}", "pool=local", f"store={store.uri}", "webhook=SLACK"]
+    hidden = ["T00-canary-7f3a", os.environ["AWS_SECRET_ACCESS_KEY"]]
+    key = CANARIES["OPENAI_API_KEY"]
+    with receiving() as receiver:
+        receiver.answers += [200, 403]
+        settings["SLACK"] = f"{receiver.url}/{hidden[0]}"
+        whole = cli(*words, "model=[longest]", settings=settings)
+        endpoint.always = Reply(401, failure(f"{key} is not a key"))
+        other = [word.replace("path=served", "path=other") for word in words]
+        broken = cli(*other, "model=[longest,random]", "output=json", "log=json", settings=settings)
+    assert (whole.returncode, broken.returncode) == (0, 20), broken.stderr
+    assert "webhook: the receiver answered 403" in broken.stderr
+    assert "refuses the key in OPENAI_API_KEY" in broken.stdout
+    assert [path for path, _, _ in receiver.posted] == [f"/{hidden[0]}"] * 2
+    for path in store.list(""):
+        (tmp_path / "kept" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "kept" / path).write_bytes(store.load(path) or b"")
+    said = {name: (done.stdout + done.stderr).encode() for name, done in (("whole", whole), ("broken", broken))}
+    posted = {"posted": json.dumps([message for _, _, message in receiver.posted]).encode()}
+    everywhere = dict(contents(tmp_path / "kept")) | said | posted
+    assert leaks(everywhere) == []
+    assert not [place for place, content in everywhere.items() if any(name.encode() in content for name in hidden)]
+    for name in ("snapshot.json", "report.json", "report.md", "index.html"):
+        assert sum(place.startswith("nightly/") and place.endswith(f"/{name}") for place in everywhere) >= 2, name
+    assert any(place.startswith("nightly/") and MARK.encode() in content for place, content in everywhere.items())
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,25 @@ def test_gpus_that_never_come_are_told_and_forgotten(growing: None) -> None:
     assert done.stderr.splitlines()[-1].startswith("error: no GPU came within 3 s")
 
 
+def test_nothing_is_asked_for_where_nothing_is_to_be_scored(growing: None, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "orchestrator", "run", "model=[longest]", "benchmarks=[demo]", "pool=local"]
+    command.append(f"store={tmp_path / 'store'}")
+    done = call("8:H100", "--", *command, REWARDSWEEP_GPU_WAIT="3", PYTHONPATH=str(ROOT))
+    assert done.returncode == 2, "what is owed asks for GPUs, of which none come"
+    assert not (tmp_path / "store").exists()
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    for verb, code in (("run", 0), ("nightly", 0)):
+        words = [verb if word == "run" else word for word in command]
+        done = call("8:H100", "--", *words, REWARDSWEEP_GPU_WAIT="3", RAY_ADDRESS="127.0.0.1:9", PYTHONPATH=str(ROOT))
+        assert done.returncode == code, done.stderr
+        assert "longest" in done.stdout or "nightly" in done.stdout
+
+
+def test_of_other_commands_there_is_no_telling(script: ModuleType) -> None:
+    for command in (["true"], ["rewardsweep", "check"], ["rewardsweep", "run", "-m"], ["env", "run"]):
+        assert script.owes(command)
+
+
 def test_what_is_asked_for_is_read(script: ModuleType) -> None:
     assert script.bundles(["8"]) == [{"GPU": 8.0}]
     assert script.bundles(["2x8:H100", "1"]) == [{"GPU": 8.0, "accelerator_type:H100": 0.001}] * 2 + [{"GPU": 1.0}]

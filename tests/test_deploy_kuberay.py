@@ -20,7 +20,6 @@ import jsonschema
 import pytest
 import yaml
 
-from orchestrator import cli as command_line
 from tests.conftest import ROOT, SHARED, Cli
 
 pytestmark = [
@@ -228,17 +227,25 @@ def test_the_store_is_where_every_pod_sees_it(overlay: str, scheme: str) -> None
 
 
 def test_what_the_jobs_run_is_understood(cli: Cli) -> None:
-    """The very words of the sweep and of both nightlies, composed; `nightly` where this version has it."""
+    """The very words of the sweep and of both nightlies, composed."""
     sweep = of_kind("aws", "RayJob")["spec"]["entrypoint"]
     nightly = of_kind("aws", "RayCronJob")["spec"]["jobTemplate"]["entrypoint"]
     (container,) = pod_templates("local")["nightly"]["spec"]["containers"]
     fallback = [word.replace("$(REWARDSWEEP_STORE)", "$REWARDSWEEP_STORE") for word in container["args"]]
     assert shlex.split(nightly) == fallback
-    for command in (sweep, nightly):
+    assert "device=cuda" in fallback, "a cluster at zero must not mean CPUs"
+    for command, verb in ((sweep, "run"), (nightly, "nightly")):
         program, gpus, _, *words = shlex.split(command.replace("$REWARDSWEEP_STORE", "/store/scores"))
         assert (program, gpus) == ("with-gpus", "8"), "a cluster at zero shows no GPU"
-        assert words[0] == "rewardsweep"
+        assert words[:2] == ["rewardsweep", verb]
         assert "ray.address=auto" in words
-        if words[1] in command_line.VERBS:
-            done = cli(*words[1:], "--cfg", "job")
-            assert done.returncode == 0, done.stderr
+        done = cli(*words[1:], "--cfg", "job")
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_night_that_found_something_is_not_tried_again() -> None:
+    """Exit codes 10, 20 and 30 fail the job."""
+    assert of_kind("aws", "RayCronJob")["spec"]["jobTemplate"]["backoffLimit"] == 0
+    job = of_kind("local", "CronJob")["spec"]
+    assert (job["jobTemplate"]["spec"]["backoffLimit"], job["concurrencyPolicy"]) == (0, "Forbid")
+    assert job["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] == "Never"

@@ -212,7 +212,8 @@ EARLIER = json.loads(json.dumps(SPEC.identity))
         (None, 3, "3 of 20 in the store"),
         ({**EARLIER, "dtype": "bfloat16"}, 0, "changed: dtype bfloat16 -> float32"),
         ({**EARLIER, "weights": "w", "eos": "append"}, 0, "changed: eos append -> keep, weights w -> sha256:1"),
-        ({**EARLIER, "weights": "w" * 50}, 0, f"changed: weights {'w' * 37}... -> sha256:1"),
+        ({**EARLIER, "weights": "w" * 90}, 0, f"changed: weights {'w' * 61}... -> sha256:1"),
+        ({**EARLIER, "weights": "hub:a/b@" + 5 * "01234567"}, 0, "changed: weights hub:a/b@01234567 -> sha256:1"),
         ({key: value for key, value in EARLIER.items() if key != "bos"}, 0, "changed: bos None -> single"),
     ],
 )

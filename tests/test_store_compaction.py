@@ -73,6 +73,16 @@ def test_merging_indexing_and_removing_change_nothing_that_is_read(store: Parque
     assert store.fingerprints() == sorted([SPEC.fingerprint, OTHER.fingerprint])
 
 
+def test_many_models_are_read_at_once_as_one_by_one(store: ParquetStore) -> None:
+    filled(store)
+    specs = [replace(SPEC, weights=f"sha256:{number}") for number in range(20)]
+    for number, spec in enumerate(specs):
+        store.write(spec, [row(one) for one in range(number)], {})
+    names = {SPEC.fingerprint, OTHER.fingerprint, "0" * 32, *(spec.fingerprint for spec in specs)}
+    assert store.held_of([*names, SPEC.fingerprint]) == {name: store.held(name) for name in sorted(names)}
+    assert list(store.held_of(names)) == sorted(names)
+
+
 def test_a_second_compaction_does_nothing_and_a_third_takes_up_what_came_since(store: ParquetStore) -> None:
     filled(store)
     compact(store, SPEC.fingerprint)

@@ -6,48 +6,23 @@ import os
 import pickle
 import random
 import time
-import uuid
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import boto3
 import pytest
 
 from orchestrator.stores.compaction import compact, removable
 from orchestrator.stores.parquet import ParquetStore
 from tests.conftest import Cli
 from tests.faulty_proxy import FaultyProxy
-from tests.moto_server import SECRET, moto_server, use
+from tests.moto_server import SECRET
 from tests.store_rows import FOLDER, SPEC, row
 from workers import buckets
 from workers.errors import StoreError
 
 WRITERS = 64
 LARGE = 12 * 2**20
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that speaks S3."""
-    if os.environ.get("REWARDSWEEP_S3_ENDPOINT"):
-        yield os.environ["REWARDSWEEP_S3_ENDPOINT"]
-        return
-    with moto_server(tmp_path_factory.mktemp("moto") / "log") as url:
-        yield url
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A fresh bucket; endpoint and keys are in the environment, as a user would have them."""
-    use(monkeypatch, server)
-    for name, given in {"ACCESS_KEY_ID": "KEY", "SECRET_ACCESS_KEY": "SECRET"}.items():
-        if f"REWARDSWEEP_S3_{given}" in os.environ:
-            monkeypatch.setenv(f"AWS_{name}", os.environ[f"REWARDSWEEP_S3_{given}"])
-    name = f"b-{uuid.uuid4().hex[:12]}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    return name
 
 
 @pytest.fixture

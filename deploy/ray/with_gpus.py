@@ -5,11 +5,13 @@
     with_gpus.py 2x8:H100 1:L4 -- rewardsweep ...  # two nodes of 8 H100 and one of an L4
     with_gpus.py 0                                 # forget what a killed command asked for
 
-A sweep plans with the GPUs that it finds; on a cluster at zero it would find none. The exit code is the command's own.
+A sweep plans with the GPUs that it finds; on a cluster at zero it would find none. Where a `run` or `nightly` of
+rewardsweep has nothing to score, nothing is asked for. The exit code is the command's own.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -18,6 +20,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 WRONG_INPUT = 2
 WAIT_SECONDS = float(os.environ.get("REWARDSWEEP_GPU_WAIT", "3600"))
@@ -65,6 +69,23 @@ def _some_fit(asked: Sequence[dict[str, float]], there: Mapping[str, float]) -> 
     return any(all(there.get(name, 0.0) >= count for name, count in bundle.items()) for bundle in asked)
 
 
+def owes(command: Sequence[str]) -> bool:
+    """Whether a command has something to score: `rewardsweep plan` tells it of `run` and `nightly`; else, yes."""
+    called = [
+        at
+        for at, (program, verb) in enumerate(pairwise(command), 1)
+        if Path(program).name in ("rewardsweep", "orchestrator") and verb in ("run", "nightly")
+    ]
+    if not called or {"-m", "--multirun"} & set(command[called[0] :]):
+        return True
+    words = [word for word in command[called[0] + 1 :] if not word.startswith("output=")]
+    done = subprocess.run([*command[: called[0]], "plan", *words, "output=json"], stdout=subprocess.PIPE, check=False)
+    try:
+        return bool(json.loads(done.stdout)["owed"])
+    except (ValueError, KeyError):  # no plan: the command says itself what is wrong, or does what it can
+        return True
+
+
 def run(command: Sequence[str]) -> int:
     """The command's exit code; a signal to this process is the command's, which ends in its own time."""
     with subprocess.Popen(command) as process:
@@ -79,7 +100,10 @@ def main(words: Sequence[str]) -> int:
     try:
         if not wanted:
             raise Refused("say how many GPUs, for example: with_gpus.py 8 -- rewardsweep run ...")
-        ask(bundles(wanted), WAIT_SECONDS)
+        asked = bundles(wanted)
+        if command and not owes(command):
+            return run(command)
+        ask(asked, WAIT_SECONDS)
     except Refused as error:
         sys.stderr.write(f"error: {error}\n")
         return WRONG_INPUT

@@ -7,7 +7,7 @@ is picklable: it travels to the workers, which write their own parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -69,6 +69,9 @@ class Store(Protocol):
 
     def held(self, fingerprint: str) -> Held:
         """The requests of a fingerprint's sound rows, without the rows."""
+
+    def held_of(self, fingerprints: Iterable[str]) -> dict[str, Held]:
+        """`held` of each, in order of their names; many at a time, since a bucket's answers take long."""
 
     def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
         """Provenance of its sound parts, at most so many."""

@@ -18,7 +18,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -31,7 +31,10 @@ from workers.errors import StoreError, first_line
 from workers.protocol import Measurement, ModelSpec
 
 READERS = 32
-"""Parts that are fetched at a time."""
+"""Parts of a model that are fetched at a time."""
+
+MODELS = 8
+"""Models that are read at a time."""
 
 CHUNK = 1024
 """Parts whose bytes are in memory at a time."""
@@ -112,6 +115,12 @@ class ParquetStore:
     def held(self, fingerprint: str) -> Held:
         """The requests of all sound parts."""
         return gathered(self.contents(fingerprint))
+
+    def held_of(self, fingerprints: Iterable[str]) -> dict[str, Held]:
+        """`held` of each, several at a time."""
+        names = sorted(set(fingerprints))
+        with ThreadPoolExecutor(MODELS) as pool:
+            return dict(zip(names, pool.map(self.held, names), strict=True))
 
     def footers(self, fingerprint: str, most: int) -> list[Mapping[str, str]]:
         """Of the first sound parts, and of those that went into them; read until there are enough."""
