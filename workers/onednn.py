@@ -2,8 +2,7 @@
 
 torch hands them to MKL, which computes at half the machine's rate on processors that are not Intel's; oneDNN, which
 torch holds as well, does not. Its result for a token is the same bits whatever the other tokens of the call. The
-weights are arranged once for it and take the place of those that were loaded; an output embedding keeps its own, which
-heads read rows of and which may be the input embedding's too.
+weights are arranged once for it and take the place of those that were loaded; those that are an embedding's too stay.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ def adopt(model: Any) -> str:
         return "torch (no linear layers in float32 on a CPU)"
     if reason := _unfit():
         return f"torch ({reason})"
-    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    kept = [getattr(embedding, "weight", None) for embedding in (*embeddings, output)]
+    kept = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
     for layer in layers:
         if not any(layer.weight is weight for weight in kept):
             layer.weight = torch.nn.Parameter(_arranged(layer.weight.detach()), requires_grad=False)

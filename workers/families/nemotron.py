@@ -29,11 +29,12 @@ class FirstLogit:
 
     def __init__(self, spec: ModelSpec, config: Any) -> None:
         self.model: Any = load(spec, config, "AutoModelForCausalLM", f"a model of family {spec.family!r}")
+        self._row = self.model.get_output_embeddings().weight[REWARD_TOKEN].float()
 
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
         """The logit after each row's last token."""
-        row = self.model.get_output_embeddings().weight[REWARD_TOKEN].float()
-        scores = states(self.model.base_model, inputs, last_attended(rows)) @ row
+        hidden = states(self.model.base_model, inputs, last_attended(rows))
+        scores = hidden @ self._row.to(hidden.device)
         return list(map(Answer, scores.cpu().tolist()))
 
 

@@ -52,12 +52,12 @@ class LetterHead:
         letters = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in "AB"]
         if any(len(letter) != 1 for letter in letters):
             raise ModelError(f"model {spec.name!r}: its tokenizer has no single token for the letters A and B")
-        self._letters = [letter[0] for letter in letters]
+        self._rows = self.model.get_output_embeddings().weight[[letter[0] for letter in letters]].float()
 
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
         """The probability of A."""
-        weights = self.model.get_output_embeddings().weight[self._letters].float()
-        logits = states(self.model.base_model, inputs, last_attended(rows)) @ weights.T
+        hidden = states(self.model.base_model, inputs, last_attended(rows))
+        logits = hidden @ self._rows.to(hidden.device).T
         return list(map(Answer, logits.softmax(-1)[:, 0].cpu().tolist()))
 
 
