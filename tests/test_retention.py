@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from orchestrator.records import Account, Outcome, Run, latest_models
 from orchestrator.retention import RUNNING, Policy, kept_runs, superfluous, useless_indexes
 from tests.conftest import Cli
+from tests.refusals import files_below
 from tests.store_rows import SPEC
 from workers.protocol import Model
 
@@ -104,6 +106,20 @@ def test_what_a_night_refers_to_stays_and_a_damaged_one_stops_gc(cli: Cli, tmp_p
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert "nightly/2026-01-31/snapshot.json is damaged or of another version" in done.stderr
         assert all((store / path).exists() for path in held)
+
+
+def test_gc_leaves_what_nights_stand_on(cli: Cli, tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    assert cli("nightly", "model=[longest,random]", "benchmarks=[demo]", "pool=local", f"store={store}").returncode == 0
+    assert cli("nightly", "model=[longest]", "benchmarks=[demo]", "pool=local", f"store={store}").returncode == 0
+    shutil.rmtree(store / "runs")  # nothing but the nights refers to anything now
+    before = files_below(store / "nightly").keys() | files_below(store / "models").keys()
+    swept = cli("gc", f"store={store}", "keep_runs=1", "grace_hours=0", "apply=true")
+    assert swept.returncode == 0, swept.stderr
+    assert files_below(store / "nightly").keys() | files_below(store / "models").keys() == before
+    again = cli("nightly", "model=[longest,random]", "benchmarks=[demo]", "pool=local", f"store={store}")
+    assert again.returncode == 0, again.stderr
+    assert "0 of 404 measurements scored" in again.stdout
 
 
 def test_a_run_that_may_still_be_running_stays() -> None:
