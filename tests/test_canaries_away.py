@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.conftest import Cli
+from tests.moto_server import moto_server
 from tests.test_canaries import CANARIES, contents, leaks
 
 BUCKET = "canaries"
@@ -68,21 +68,18 @@ def pairs(write_pairs: Callable[..., Path]) -> str:
 
 
 @pytest.fixture
-def bucket() -> Iterator[dict[str, str]]:
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A bucket of a server that speaks S3; the settings with which a command reaches it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
-    boto3.client(
-        "s3",
-        endpoint_url=settings["AWS_ENDPOINT_URL"],
-        region_name="us-east-1",
-        aws_access_key_id="setup",
-        aws_secret_access_key="setup",
-    ).create_bucket(Bucket=BUCKET)
-    yield CANARIES | settings | {"AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
-    server.stop()
+    with moto_server(tmp_path_factory.mktemp("moto") / "log") as url:
+        settings = {"AWS_ENDPOINT_URL": url, "AWS_DEFAULT_REGION": "us-east-1"}
+        boto3.client(
+            "s3",
+            endpoint_url=url,
+            region_name="us-east-1",
+            aws_access_key_id="setup",
+            aws_secret_access_key="setup",
+        ).create_bucket(Bucket=BUCKET)
+        yield CANARIES | settings | {"AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 def downloaded(settings: dict[str, str], folder: Path) -> Path:

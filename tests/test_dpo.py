@@ -85,6 +85,7 @@ def test_logits_are_never_held_for_more_than_a_chunk(
     model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "CHUNK_LOGITS", 7 * 2000)
+    monkeypatch.setattr(heads, "CHUNK_TOKENS", 5)
     loaded = engine.load(model().streams[0])
     head, sizes = loaded._head, []
     made = head._logits
@@ -96,6 +97,10 @@ def test_logits_are_never_held_for_more_than_a_chunk(
     monkeypatch.setattr(head, "_logits", watched)
     loaded.run(requests())
     assert max(sizes[1:]) == 7, "all but the first call, the probe"
+    monkeypatch.setattr(heads, "CHUNK_TOKENS", 9)
+    sizes.clear()
+    loaded.run(requests())
+    assert max(sizes) == 9, "so many tokens at least"
 
 
 def test_logits_that_are_made_otherwise_are_refused(model: Callable[..., Model]) -> None:
