@@ -75,6 +75,7 @@ NOT_IDENTITY: dict[str, Any] = {
     "gpus": 4,
     "token_budget": 4096,
     "endpoint": {"url": "https://one"},
+    "addresses": {"s3": {"endpoint": "http://localhost:9000"}},
 }
 """Another value for each field that cannot: a new field belongs into one of the two tables."""
 
@@ -238,6 +239,7 @@ def test_all_errors_are_known() -> None:
         "InputError",
         "StoreError",
         "ModelError",
+        "UnavailableError",
         "ShardError",
         "EngineError",
     }
