@@ -118,9 +118,6 @@ def local(tmp_path: Path) -> ParquetStore:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server that speaks S3: moto's on loopback, or the one at REWARDSWEEP_S3_ENDPOINT."""
-    if os.environ.get("REWARDSWEEP_S3_ENDPOINT"):
-        yield os.environ["REWARDSWEEP_S3_ENDPOINT"]
-        return
     with moto_server(tmp_path_factory.mktemp("moto") / "log") as url:
         yield url
 
@@ -129,9 +126,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A fresh bucket; endpoint and keys are in the environment, as a user would have them."""
     use(monkeypatch, server)
-    for name, given in {"ACCESS_KEY_ID": "KEY", "SECRET_ACCESS_KEY": "SECRET"}.items():
-        if f"REWARDSWEEP_S3_{given}" in os.environ:
-            monkeypatch.setenv(f"AWS_{name}", os.environ[f"REWARDSWEEP_S3_{given}"])
     import boto3
 
     name = f"b-{uuid.uuid4().hex[:12]}"

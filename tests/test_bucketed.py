@@ -24,7 +24,7 @@ from orchestrator.pin import pin_model
 from tests.conftest import ROOT, Cli
 from tests.fake_gcs import fake_gcs
 from tests.faulty_proxy import FaultyProxy
-from tests.moto_server import SECRET, moto_server, use
+from tests.moto_server import SECRET, use
 from workers import bucketed, buckets
 from workers.errors import InputError, ModelError, StoreError, UnavailableError
 from workers.fetch import fetch, local
@@ -54,12 +54,6 @@ class Bucket:
         """How often each file was asked for, listings left out."""
         files = [path.partition("?")[0] for method, path, _ in self.proxy.asked if method == "GET"]
         return Counter(path.rpartition("/")[2] for path in files if path.count("/") > 1)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with moto_server(tmp_path_factory.mktemp("moto") / "log") as url:
-        yield url
 
 
 @pytest.fixture
