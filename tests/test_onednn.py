@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,14 @@ from workers import onednn
 from workers.engines import transformers as engine
 
 needed = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def wide() -> Iterator[None]:
+    """As on a processor with AVX-512."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+        yield
 
 
 def layer(wide: int, out: int, bias: bool) -> torch.nn.Linear:
@@ -78,6 +86,15 @@ def test_what_does_not_multiply_right_is_not_used(
     model = layer(8, 8, bias=True)
     own = model.weight
     assert onednn.adopt(torch.nn.Sequential(model)) == f"torch ({reason})"
+    assert model.weight is own
+
+
+@needed
+def test_torch_keeps_the_products_where_the_processor_has_no_wide_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    model = layer(8, 8, bias=True)
+    own = model.weight
+    assert onednn.adopt(torch.nn.Sequential(model)) == "torch (as fast without AVX-512)"
     assert model.weight is own
 
 
