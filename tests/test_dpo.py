@@ -266,3 +266,11 @@ def test_outputs_become_measurements_with_their_extra_numbers(model: Callable[..
     asked = requests()[0]
     output = engine.load(model().streams[0]).run([asked])[0]
     assert measure("f", asked, output).extra == output.extra != {}
+
+
+def test_the_sum_over_the_vocabulary_is_torchs_to_the_bit() -> None:
+    import torch
+
+    logits = torch.randn(40, 3000, generator=torch.Generator().manual_seed(0)) * 30
+    wanted = logits.logsumexp(-1)
+    assert torch.equal(heads._logsumexp(logits), wanted)

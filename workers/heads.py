@@ -89,7 +89,8 @@ class CausalLM:
         for row, place in zip(index.split(step), places.split(step), strict=True):
             logits = self._logits(hidden[row, place - 1]).float()
             chosen = logits.gather(1, ids[row, place][:, None])[:, 0]
-            found.append((chosen - logits.logsumexp(-1)).double())
+            found.append((chosen - _logsumexp(logits)).double())
+            del logits  # before those of the next chunk are made
         return torch.cat(found)
 
     def _check(self, ids: Any) -> None:
@@ -102,12 +103,22 @@ class CausalLM:
         self._checked = True
 
     def _logits(self, hidden: Any) -> Any:
-        """As the model's own `forward` makes them: some scale or cap what the output embedding gives."""
+        """As the model's own `forward` makes them: some scale or cap what the output embedding gives, here in place."""
         config = self.model.config.get_text_config()
         logits = self.model.get_output_embeddings()(hidden)
-        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        scale, divisor = getattr(config, "logit_scale", 1.0), getattr(config, "logits_scaling", 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
-        return (logits / cap).tanh() * cap if cap else logits
+        if scale != 1.0:
+            logits.mul_(scale)
+        if divisor != 1.0:
+            logits.div_(divisor)
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
+
+
+def _logsumexp(logits: Any) -> Any:
+    """As `torch.logsumexp` of [tokens, vocabulary] over the last, in the memory of `logits`, which are lost."""
+    largest = logits.amax(-1, keepdim=True)
+    return logits.sub_(largest).exp_().sum(-1).log_().add_(largest[:, 0])
 
 
 def _summed(logprobs: Any) -> Answer:
