@@ -45,7 +45,7 @@ $(VENV)/.installed-deploy: $(INSTALLED)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,metrics,deploy]'
 	@touch $@
 
-test-deploy: $(VENV)/.installed-deploy ## the tests of deploy/: Slurm, Prometheus, job submission, manifests (docs/deploy)
+test-deploy: $(VENV)/.installed-deploy ## the tests of deploy/: Slurm, Prometheus, job submission, a second S3 server, manifests (docs/deploy)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -m deploy
 
 audit: ## known vulnerabilities of the pinned packages; asks the advisory service of PyPI

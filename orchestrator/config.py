@@ -48,7 +48,16 @@ KEYS = (
     "workers",
 )
 OUTPUTS = ("text", "json", "csv", "markdown")
-MORE_OUTPUTS = {"scores": ("jsonl",), "run": ("latex",), "leaderboard": ("latex",), "timeline": ("html", "png")}
+OUTPUTS_OF = {
+    "run": (*OUTPUTS, "latex"),
+    "leaderboard": (*OUTPUTS, "latex"),
+    "scores": (*OUTPUTS, "jsonl"),
+    "timeline": (*OUTPUTS, "html", "png"),
+    "nightly": ("text", "json", "markdown"),
+    **dict.fromkeys(("check", "compact", "gc", "status", "verify"), ("text", "json")),
+}
+"""By verb, where they are not `OUTPUTS`."""
+KEYS_OF_GC = ("apply", "keep_runs", "keep_days")
 LOGS = ("text", "json")
 POOLS = ("ray", "local")
 DEVICES = ("auto", "cpu", "cuda")
@@ -96,7 +105,8 @@ def settings(config: DictConfig) -> Settings:
     _mapping("ray", values["ray"])
     _known_keys("ray.", values["ray"], ("address",))
     address = _text("ray.address", values["ray"]["address"]) or ""
-    _choice("output", values["output"], (*OUTPUTS, *MORE_OUTPUTS.get(values["verb"], ())))
+    _choice("output", values["output"], OUTPUTS_OF.get(values["verb"], OUTPUTS))
+    _keys_of_gc(values)
     _choice("pool", values["pool"], POOLS)
     _choice("device", values["device"], DEVICES)
     _choice("log", values["log"], LOGS)
@@ -145,6 +155,13 @@ def _what_if(values: Mapping[str, Any]) -> tuple[Offer, ...] | None:
     if offers is not None and values["verb"] != "plan":
         raise InputError(f"{values['verb']}: gpus and gpu describe a cluster to plan for; use `rewardsweep plan`")
     return offers
+
+
+def _keys_of_gc(values: Mapping[str, Any]) -> None:
+    """What says how to remove files must not be given to a verb that removes none, as if it did."""
+    for key in KEYS_OF_GC:
+        if values["verb"] != "gc" and values[key] is not None and values[key] is not False:
+            raise InputError(f"{values['verb']}: {key} says what `rewardsweep gc` removes; leave it out, or use gc")
 
 
 def _known_keys(prefix: str, values: Mapping[str, Any], known: tuple[str, ...]) -> None:

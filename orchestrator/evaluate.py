@@ -74,7 +74,7 @@ def sweep(settings: Settings, store: Store, prepared: Prepared, facts: Mapping[s
         refused = tuple(Failure(name, 0, reason[:REASON_CHARACTERS]) for name, reason in prepared.refused.items())
         outcome = replace(outcome, failures=(*outcome.failures, *refused), costs=paid(store, todo))
         records.save_outcome(store, run_id, outcome)
-        _report_prediction(settings, store, replace(record, outcome=outcome))
+        report_prediction(settings, store, replace(record, outcome=outcome))
     return outcome
 
 
@@ -170,7 +170,7 @@ def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
     return found
 
 
-def _report_prediction(settings: Settings, store: Store, run: Run) -> None:
+def report_prediction(settings: Settings, store: Store, run: Run) -> None:
     """What the run's models took, against what its plan expected."""
     for line in told(compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)), run):
         say(line)

@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from orchestrator import evaluate, provenance, records, variants, watch
+from orchestrator import evaluate, planned, provenance, records, variants, watch
+from orchestrator.architecture import Architecture
 from orchestrator.benchmarks import Benchmark, Example
 from orchestrator.config import Settings
 from orchestrator.leaderboards import board, save_board
+from orchestrator.outlook import architectures, expected
 from orchestrator.plan import Plan, plan_jobs
 from orchestrator.prepare import (
     Present,
@@ -40,6 +42,8 @@ COMMON = ("store", "pool", "ray_address", "workers", "device", "shard_rows", "ou
 """Settings of the sweep, not of a job."""
 QUARANTINED = "quarantined: "
 KEYS = {"ray_address": "ray.address"}
+Predictions = Mapping[str, Mapping[str, float]]
+"""See `Run.predicted`."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Prepared:
     models: tuple[Model, ...]
     refused: Mapping[str, str]
     benchmarks: Mapping[str, tuple[Benchmark, list[Example]]]
+    known: Mapping[str, Architecture]
 
     @property
     def examples(self) -> dict[str, list[Example]]:
@@ -92,11 +97,17 @@ def run(jobs: Sequence[Job]) -> int:
         prepared = _prepare(jobs)
         held = held_of(store, [model for one in prepared for model in one.models])
         present = {fingerprint: one.requests for fingerprint, one in held.items()}
-        todo = _plan(prepared, store, present, first.shard_rows)
+        known = {name: shape for one in prepared for name, shape in one.known.items()}
+        asked = _plan(prepared, store, present, first.shard_rows)
+        prediction = expected(first, store, asked, held, known, uses_cuda(first))
+        todo, predicted = prediction.plan, planned.record(prediction)
         with evaluate.opened(first, store, run_id, todo) as pool:  # before anything is written: it may not answer
             store.prepare()
             width = len(str(len(jobs)))  # so that names sort
-            runs = [_save_run(store, f"{run_id}.{one.job.number:0{width}}", one, present, facts) for one in prepared]
+            runs = [
+                _save_run(store, f"{run_id}.{one.job.number:0{width}}", one, present, facts, predicted)
+                for one in prepared
+            ]
             if pool is None:
                 evaluate.say_nothing_owed(todo)
                 state, failed = "done", {}
@@ -112,6 +123,7 @@ def run(jobs: Sequence[Job]) -> int:
         if state != "done":
             say(f"{state}: run the same command again to resume")
             return evaluate.INTERRUPTED if state == "interrupted" else evaluate.FAILED
+        evaluate.report_prediction(first, store, _whole(run_id, runs, outcomes, predicted))
         _show(store, prepared, runs, outcomes)
         return evaluate.FAILED if any(outcome.failures for outcome in outcomes) else evaluate.OK
 
@@ -149,7 +161,7 @@ def _prepare(jobs: Sequence[Job]) -> list[Prepared]:
                 known[key] = mine[name] = known.get(key) or load_benchmark(job.settings, name)
                 mine[name][0].rule(job.settings.rule)
             models, refused = pinned(job.settings, uses_cuda(job.settings), already)
-        found.append(Prepared(job, models, refused, mine))
+        found.append(Prepared(job, models, refused, mine, architectures(job.settings, models)))
     names = variants.names([one.models for one in found], [one.job.overrides for one in found])
     return [
         replace(one, models=tuple(variants.renamed(model, name) for model, name in zip(one.models, mine, strict=True)))
@@ -169,15 +181,26 @@ def _asked(one: Prepared) -> dict[str, set[str]]:
     return {name: {request.digest for request in stream.owed} for name, stream in plan.streams.items()}
 
 
-def _save_run(store: Store, name: str, one: Prepared, present: Present, facts: Mapping[str, str]) -> Run:
-    """The record of a job, as that of any run."""
+def _save_run(
+    store: Store, name: str, one: Prepared, present: Present, facts: Mapping[str, str], predicted: Predictions
+) -> Run:
+    """The record of a job, as that of any run; the prediction for a stream is that of all jobs that ask it."""
     hashes = {benchmark: records.save_examples(store, benchmark, rows) for benchmark, rows in one.examples.items()}
     asked = _asked(one)
     reused = sum(len(digests & set(present.get(stream, ()))) for stream, digests in asked.items())
     total = sum(map(len, asked.values()))
-    record = Run(name, provenance.now(), one.models, hashes, total, reused, {**facts, "run": name})
+    mine = {stream: values for stream, values in predicted.items() if stream in asked or stream == planned.SWEEP}
+    record = Run(name, provenance.now(), one.models, hashes, total, reused, {**facts, "run": name}, mine)
     records.save_run(store, record)
     return record
+
+
+def _whole(run_id: str, runs: Sequence[Run], outcomes: Sequence[Outcome], predicted: Predictions) -> Run:
+    """All jobs as the one run that was predicted."""
+    models = tuple(model for run in runs for model in run.models)
+    failures = tuple(failure for outcome in outcomes for failure in outcome.failures)
+    outcome = replace(outcomes[0], failures=failures)
+    return replace(runs[0], id=run_id, models=models, predicted=predicted, outcome=outcome)
 
 
 def _failed(scheduler: Scheduler) -> dict[str, dict[str, str]]:

@@ -52,8 +52,6 @@ def nightly(settings: Settings) -> int:
 
 def hold_night(settings: Settings, today: str) -> int:
     """One night, on a day in UTC; prints one line, or the report in the format that is asked for."""
-    if settings.output == "csv":
-        raise InputError("output=csv: nightly prints text (one line), json or markdown")
     url = webhook.address(settings.webhook)
     require_models(settings)
     for name in benchmark_names(settings):

@@ -13,8 +13,9 @@ from orchestrator.architecture import Architecture, from_config, typical
 from orchestrator.checkpoints import cached, config_at_hand
 from orchestrator.config import Settings
 from orchestrator.cost import CPU, Gpu, Offer, gpu_of
+from orchestrator.eventlog import sweep_of
 from orchestrator.placing import Here, Prediction, predict
-from orchestrator.plan import family
+from orchestrator.plan import Plan, family
 from orchestrator.planned import SWEEP
 from orchestrator.prepare import Prepared
 from orchestrator.rates import FEWEST, Rates, calibrated
@@ -27,20 +28,30 @@ from workers.protocol import Model, ModelSpec
 
 
 def outlook(settings: Settings, store: Store, prepared: Prepared) -> Prediction:
+    """The prediction for what a command owes."""
+    known = architectures(settings, prepared.models) if prepared.plan.owed else {}
+    return expected(settings, store, prepared.plan, prepared.held, known, prepared.cuda)
+
+
+def expected(
+    settings: Settings,
+    store: Store,
+    plan: Plan,
+    held: Mapping[str, Held],
+    known: Mapping[str, Architecture],
+    cuda: bool,
+) -> Prediction:
     """The prediction for a plan, on the cluster that the command describes or on the one that is there.
 
     Where nothing is owed no cluster is asked.
     """
-    plan, models = prepared.plan, prepared.models
     gpus = cluster.priced(settings.dollars)
     if settings.what_if is None:
         gpus[CPU] = replace(gpus[CPU], memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     if not plan.owed:
         return predict(plan, Here(gpus, (), Rates(), {}))
-    known = _architectures(settings, models)
-    specs = {spec.fingerprint: spec for model in models for spec in model.streams}
-    here = {name for name, spec in specs.items() if spec.revision and _weights_here(spec)}
-    return predict(plan, Here(gpus, _offers(settings, prepared.cuda), _rates(store, prepared.held), known, here))
+    here = {name for name, stream in plan.streams.items() if stream.spec.revision and _weights_here(stream.spec)}
+    return predict(plan, Here(gpus, _offers(settings, cuda), _rates(store, held), known, here))
 
 
 def _offers(settings: Settings, cuda: bool) -> tuple[Offer, ...]:
@@ -53,7 +64,7 @@ def _offers(settings: Settings, cuda: bool) -> tuple[Offer, ...]:
     return cluster.of_this_machine(cuda, 1 if settings.pool == "local" else settings.workers)
 
 
-def _architectures(settings: Settings, models: Sequence[Model]) -> dict[str, Architecture]:
+def architectures(settings: Settings, models: Sequence[Model]) -> dict[str, Architecture]:
     """By fingerprint, of the streams of which anything is known."""
     found: dict[str, Architecture] = {}
     for model in models:
@@ -146,7 +157,7 @@ def compared(parts: Parts, run: Run, devices: Mapping[str, Gpu]) -> list[Compare
     found = []
     for fingerprint, expected in run.predicted.items():
         if fingerprint in specs:
-            own = [part for part in parts(fingerprint) if part.get("run") == run.id]
+            own = [part for part in parts(fingerprint) if part.get("run") == sweep_of(run.id)]
             if own:
                 found.append(Compared(specs[fingerprint].name, expected, spent(own, devices)))
     return found

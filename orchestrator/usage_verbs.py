@@ -90,7 +90,7 @@ examples
     ),
     "status": (
         "rewardsweep status: say which runs a store has seen, how the latest stands, what is missing, what failed.\n",
-        STORE,
+        PLACE + "  output=text               text or json\n",
         """\
 examples
   rewardsweep status
@@ -103,7 +103,7 @@ examples
 rewardsweep verify: read every part of a store and check its bytes, columns, fingerprint and keys; render a sample
 of each model's rows again and compare the hashes of the tokens. Names what is wrong; exit code 1 if anything is.
 """,
-        STORE,
+        PLACE + "  output=text               text or json\n",
         """\
 examples
   rewardsweep verify

@@ -99,6 +99,8 @@ WORDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "bad device": ((*LONGEST, "device=tpu"), ["device=tpu", "auto, cpu, cuda"]),
     "unknown output": ((*LONGEST, "output=xml"), ["output=xml", "text, json, csv, markdown"]),
     "jsonl is for scores": ((*LONGEST, "output=jsonl"), ["output=jsonl", "text, json, csv, markdown"]),
+    "to remove is for gc": ((*LONGEST, "apply=true"), ["run: apply says what `rewardsweep gc` removes", "use gc"]),
+    "to keep is for gc": ((*LONGEST, "keep_days=0"), ["run: keep_days says what `rewardsweep gc` removes"]),
     "unknown key": ((*LONGEST, "sotre=x"), ["unknown key 'sotre'", "did you mean 'store'?"]),
     "unknown added key": ((*LONGEST, "+sotre=x"), ["unknown key 'sotre'", "did you mean 'store'?"]),
     "unknown nested key": ((*LONGEST, "ray.adress=x"), ["unknown key 'ray.adress'", "did you mean 'ray.address'?"]),

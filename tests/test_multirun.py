@@ -78,8 +78,14 @@ def test_variants_of_a_model_run_as_one_sweep_and_share_what_is_common(
             row["overall"] - found["longest"]["overall"]
         )
     assert len({job["run"].partition(".")[0] for job in told["jobs"]}) == 1
-    runs = json.loads(cli("status", f"store={store}", "output=json").stdout)["runs"]
+    status = json.loads(cli("status", f"store={store}", "output=json").stdout)
+    runs = status["runs"]
     assert [run["account"] for run in runs] == accounts
+    said = [line.partition(": predicted ")[0] for line in done.stderr.splitlines() if ": predicted " in line]
+    assert said == ["tiny+max_length-8", "tiny+max_length-64", "the sweep"]
+    [compared] = status["prediction"]
+    assert compared["model"] == "tiny+max_length-64"
+    assert compared["measured"]["tokens"] > 0 < compared["predicted"]["seconds"]
     assert [run["state"] for run in runs] == ["done"] * 3
     board = json.loads(cli("leaderboard", f"store={store}", "output=json").stdout)
     assert {entry["name"]: entry["overall"] for entry in board["models"]} == {

@@ -132,7 +132,7 @@ def test_a_cluster_that_does_not_answer_makes_the_night_incomplete(cli: Cli, tmp
         ((), "error: no model: give model=[name,...]"),
         (("model=[longest]", "benchmarks=[pairs]", "rule=no-such"), "error: benchmark pairs: unknown rule 'no-such'"),
         (("model=[longest]", "benchmarks=[nonsense]"), "error: unknown benchmark 'nonsense'"),
-        (("model=[longest]", "output=csv"), "error: output=csv: nightly prints text (one line), json or markdown"),
+        (("model=[longest]", "output=csv"), "error: output=csv: must be one of text, json, markdown"),
         (("+models.x.path=p", "+models.x.family=scalr"), "error: models.x.family: unknown family 'scalr'"),
     ],
 )

@@ -219,3 +219,18 @@ def test_a_wrong_value_is_one_line(cli: Cli, tmp_path: Path, word: str) -> None:
     done = cli("gc", f"store={tmp_path}", word)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert f"error: {word.split('=', maxsplit=1)[0]}=" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "word", "message"),
+    [
+        ("compact", "apply=true", "compact: apply says what `rewardsweep gc` removes; leave it out, or use gc"),
+        *(
+            (verb, "output=csv", "output=csv: must be one of text, json")
+            for verb in ("compact", "gc", "status", "verify")
+        ),
+    ],
+)
+def test_what_a_verb_does_not_do_is_one_line(cli: Cli, tmp_path: Path, verb: str, word: str, message: str) -> None:
+    done = cli(verb, f"store={tmp_path}", word)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {message}\n")
