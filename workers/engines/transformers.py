@@ -83,7 +83,8 @@ class TransformersEngine:
         rendered = self._renderer.render(requests)
         answers: dict[int, Answer | Unscored] = {}
         self._work = {"computed_tokens": 0, "flops": 0, "ooms": 0, "distinct_tokens": self._distinct(rendered)}
-        todo = self._batches(rendered, range(len(rendered)))
+        first = self._first(rendered)
+        todo = self._batches(rendered, sorted(set(first)))
         while todo:
             batch = todo.pop(0)
             rows = [rendered[position] for position in batch]
@@ -96,7 +97,17 @@ class TransformersEngine:
             else:
                 reason = f"one conversation of {len(rows[0].ids)} tokens does not fit into memory"
                 answers[batch[0]] = Unscored(reason)
-        return [self._output(row, answers[position]) for position, row in enumerate(rendered)]
+        return [self._output(row, answers[position]) for row, position in zip(rendered, first, strict=True)]
+
+    def _first(self, rendered: Sequence[Rendered]) -> list[int]:
+        """For each row the first of the same tokens, whose score is its own: two places in a pass may differ in a bit.
+
+        What is written may depend on more than the tokens.
+        """
+        if kind_of(self._spec) == "generate":
+            return list(range(len(rendered)))
+        seen: dict[object, int] = {}
+        return [seen.setdefault((row.ids, row.completion, row.type_ids), at) for at, row in enumerate(rendered)]
 
     def _distinct(self, rendered: Sequence[Rendered]) -> int:
         """Tokens that have to be computed at least: of a model that looks ahead all of them."""
