@@ -26,6 +26,8 @@ ROWS = 200
 FAULTS = ("actor", "actor", "raylet", "raylet", "drain", "driver", "driver")
 DRAIN_SECONDS = 3
 RUN_SECONDS = 240
+TAIL = 4000
+"""Characters of what drivers said that a failure shows."""
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(2 * RUN_SECONDS)]
 
@@ -63,6 +65,7 @@ class Chaos:
     cluster: Machines
     line: list[str]
     draws: random.Random
+    log: Path
     done: list[str] = field(default_factory=list)
 
     def run(self) -> None:
@@ -74,7 +77,8 @@ class Chaos:
             while driver.poll() is None or driver.returncode:
                 assert time.monotonic() < deadline, f"not done after {self.done}"
                 if driver.poll() is not None:
-                    assert driver.returncode == -signal.SIGKILL, f"exit code {driver.returncode} after {self.done}"
+                    said = self.log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+                    assert driver.returncode == -signal.SIGKILL, f"{driver.returncode} after {self.done}: {said}"
                     driver = self._start()
                 _sleep(driver, self.draws.uniform(1.0, 4.0))
                 if plan and driver.poll() is None:
@@ -84,8 +88,8 @@ class Chaos:
             driver.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(self.line, env=sweeps.environment(), stdout=quiet, stderr=quiet)
+        with self.log.open("ab") as log:
+            return subprocess.Popen(self.line, env=sweeps.environment(), stdout=subprocess.DEVNULL, stderr=log)
 
     def _harm(self, fault: str, driver: subprocess.Popen[bytes]) -> None:
         node = self.draws.choice(sorted(self.cluster.nodes))
@@ -122,7 +126,7 @@ def test_whatever_is_killed_the_end_is_the_same(cluster: Machines, sweep: Sweep,
         cluster.add()
     store = tmp_path / "store"
     line = sweeps.command("run", *sweep.words, f"ray.address={cluster.address}", f"store={store}")
-    chaos = Chaos(cluster, line, random.Random(seed))
+    chaos = Chaos(cluster, line, random.Random(seed), tmp_path / "driver.log")
     chaos.run()
     print(f"seed {seed}: {', '.join(chaos.done)}")  # noqa: T201 - what a run of thirty is quoted by
     assert chaos.done, "nothing was harmed"
