@@ -18,7 +18,7 @@ from orchestrator.architecture import Architecture
 from orchestrator.benchmarks import Benchmark, Example
 from orchestrator.config import Settings
 from orchestrator.leaderboards import board, save_board
-from orchestrator.outlook import architectures, expected
+from orchestrator.outlook import architectures, outlook_of
 from orchestrator.plan import Plan, plan_jobs
 from orchestrator.prepare import (
     Present,
@@ -99,7 +99,7 @@ def run(jobs: Sequence[Job]) -> int:
         present = {fingerprint: one.requests for fingerprint, one in held.items()}
         known = {name: shape for one in prepared for name, shape in one.known.items()}
         asked = _plan(prepared, store, present, first.shard_rows)
-        prediction = expected(first, store, asked, held, known, uses_cuda(first))
+        prediction = outlook_of(first, store, asked, held, known, uses_cuda(first))
         todo, predicted = prediction.plan, planned.record(prediction)
         with evaluate.opened(first, store, run_id, todo) as pool:  # before anything is written: it may not answer
             store.prepare()

@@ -30,10 +30,10 @@ from workers.protocol import Model, ModelSpec
 def outlook(settings: Settings, store: Store, prepared: Prepared) -> Prediction:
     """The prediction for what a command owes."""
     known = architectures(settings, prepared.models) if prepared.plan.owed else {}
-    return expected(settings, store, prepared.plan, prepared.held, known, prepared.cuda)
+    return outlook_of(settings, store, prepared.plan, prepared.held, known, prepared.cuda)
 
 
-def expected(
+def outlook_of(
     settings: Settings,
     store: Store,
     plan: Plan,

@@ -17,7 +17,7 @@ from workers.errors import first_line
 TOKENS = 1024
 """Tokens of a call that the weights are arranged for; any other number is computed as well."""
 
-WIDE = ("AVX512",)
+WIDE = "AVX512"
 """What torch calls the processors on which oneDNN is the faster one."""
 
 TRIAL, TOLERANCE = 64, 1e-5
@@ -51,7 +51,7 @@ def _unfit() -> str:
 
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "built without oneDNN"
-    if torch.backends.cpu.get_cpu_capability() not in WIDE:
+    if torch.backends.cpu.get_cpu_capability() != WIDE:
         return "as fast without AVX-512"
     values = torch.arange(TRIAL * TRIAL, dtype=torch.float32).remainder(13).reshape(TRIAL, TRIAL) - 6
     wanted = torch.nn.functional.linear(values, values, values[0])
