@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 VLLM := .venv-vllm
 DEMO := .demo
+PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-vllm test-deploy bench audit check format wheel clean
@@ -26,8 +27,8 @@ demo: $(INSTALLED) ## score six tiny models and four baselines on the shipped pa
 	$(BIN)/rewardsweep run --config-dir $(DEMO)/conf store=$(DEMO)/store benchmarks=[demo] \
 	  'model=[longest,shortest,random,position,tiny-llama,tiny-gpt-neox,tiny-bert,tiny-dpo,tiny-pairrm,tiny-judge]'
 
-test: $(INSTALLED) ## run the whole test suite
-	$(BIN)/python -m pytest
+test: $(INSTALLED) ## run the whole test suite, PROCESSES=2 at a time
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
 
 $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	@echo "installing vLLM for the CPU into $(VLLM) (a few minutes the first time)"

@@ -58,7 +58,6 @@ def two_layers(body: Path, folder: Path) -> Path:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_a_checkpoint_becomes_a_row(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     shutil.copytree(checkpoint("llama"), tmp_path / "my-checkpoint")
     (tmp_path / "mine" / "model").mkdir(parents=True)
@@ -78,7 +77,6 @@ def test_a_checkpoint_becomes_a_row(checkpoint: Callable[..., Path], tmp_path: P
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_a_head_class_becomes_a_family(checkpoint: Callable[..., Path], tmp_path: Path) -> None:
     folder = two_layers(checkpoint("llama"), tmp_path / "our-checkpoint")
     (tmp_path / "ours").mkdir()

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.deploy
 
 CONTAINER = ROOT / "deploy" / "container"
 BIN = Path(sys.executable).parent

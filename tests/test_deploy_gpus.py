@@ -21,7 +21,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.deploy, pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.deploy, pytest.mark.ray]
 pytest.importorskip("aiohttp_cors", reason="ray[default] is not installed (make test-deploy)")
 
 SCRIPT = ROOT / "deploy" / "ray" / "with_gpus.py"

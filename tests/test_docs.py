@@ -129,7 +129,6 @@ def test_pages_are_read_as_they_are_meant() -> None:
     assert any("rewardsweep verify store=scores" in block.text for block in RUN_HERE if block.page == "README.md")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", sorted({block.page for block in RUN_HERE}))
 def test_commands_run_as_they_are_written(page: str, desk: Path, tmp_path: Path) -> None:
     """A page's commands follow each other in one folder."""

@@ -212,7 +212,6 @@ def test_only_what_differs_is_said_of_a_job() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two CPUs")
 def test_jobs_run_at_the_same_time_on_one_cluster(cli: Cli, tmp_path: Path, write_pairs: WritePairs) -> None:
     slow = [

@@ -13,8 +13,10 @@ from bench.parity_dpo import our_rewards
 from tests.conftest import ROOT
 
 ARCHITECTURES = ("llama", "gpt-neox", "gpt2", "bert")
-DPO_STEP = 5
-"""Every fifth pair, of all subsets: log-probabilities of two models cost ten times a classifier's score."""
+STEP = int(os.environ.get("REWARDSWEEP_PARITY_STEP", "5"))
+"""Every fifth pair, of all subsets; 1: all of them, which takes half an hour."""
+DPO_STEP = max(5, STEP)
+"""Log-probabilities of two models cost ten times a classifier's score."""
 
 REFERENCE_VENV = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
 
@@ -27,7 +29,7 @@ def test_scores_equal_the_reference_and_the_conversation_alone(
 ) -> None:
     if not (shared / "reference" / "run_reference.py").exists():
         pytest.skip("no runner of the reference implementation")
-    rows = load_rows(shared)
+    rows = load_rows(shared, STEP)
     batched, alone, _ = our_scores(checkpoint(architecture), requests(rows))
     single = reference_scores(shared, REFERENCE_VENV, checkpoint(architecture), rows, batch=1)
     assert max(alone) - min(alone) > 0.1, "scores that hardly differ compare nothing"

@@ -24,7 +24,6 @@ from tests.conftest import ROOT
 
 pytestmark = [
     pytest.mark.deploy,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus (apt-get install prometheus)"),
     pytest.mark.skipif(
         importlib.util.find_spec("opentelemetry") is None, reason="no metrics agent (rewardsweep[metrics])"

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import Cli
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ray
 
 ROWS = 60
 

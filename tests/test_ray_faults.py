@@ -20,7 +20,7 @@ from tests.chaotic_engine import MEMORY
 from tests.cluster import CLIENT, Machines
 from tests.sweeps import Sweep
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.ray
 
 ROWS = 120
 MODEL = "+models.chaotic"

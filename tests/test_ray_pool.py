@@ -22,7 +22,7 @@ from workers.protocol import Message, ModelSpec, Request, Shard
 # `ray_cluster` sets what Ray reads when it is imported
 import ray
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.ray
 GPUS = 4
 ROWS = 24
 OUT_OF_REACH = 1000.0

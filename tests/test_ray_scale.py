@@ -24,7 +24,6 @@ from tests.sweeps import Sweep
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(300),
     pytest.mark.skipif("REWARDSWEEP_RAY_SCALE" not in os.environ, reason="set REWARDSWEEP_RAY_SCALE=1"),
 ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import threading
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -118,7 +117,7 @@ def test_a_key_in_the_address_is_refused_and_not_shown(uri: str) -> None:
     assert "canary" not in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "gs://", "s3://bucket/../x", f"{uuid.uuid4().hex}://x"])
+@pytest.mark.parametrize("uri", ["s3://", "s3:///x", "gs://", "s3://bucket/../x", "nosuchscheme://x"])
 def test_an_address_that_names_nothing_is_refused(uri: str) -> None:
     with pytest.raises(StoreError):
         ParquetStore(uri, {})
