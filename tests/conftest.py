@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from orchestrator.stores.parquet import ParquetStore
 from tests.moto_server import moto_server, use
@@ -20,6 +21,7 @@ from workers import tiny_zoo
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("REWARDSWEEP_SHARED", ROOT.parent / "shared"))
 CLI_SECONDS = 300
+REFERENCE_SECONDS = 1800
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -32,12 +34,24 @@ def shared() -> Path:
     return SHARED
 
 
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """The first test against the reference waits for its environment."""
+    for item in items:
+        if item.get_closest_marker("reference") is not None:
+            item.add_marker(pytest.mark.timeout(REFERENCE_SECONDS))
+
+
 @pytest.fixture(scope="session")
-def reference_venv() -> Path:
-    """The environment of the reference implementation; the test is skipped without it."""
+def reference_venv(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The environment of the reference implementation, built by one process where it is missing."""
     venv = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
-    if not (venv / "bin" / "python").exists():
-        pytest.skip(f"no reference implementation at {venv} (set REWARDSWEEP_REFERENCE_VENV)")
+    runner = shared / "reference" / "run_reference.py"
+    if not runner.exists():
+        pytest.skip("no runner of the reference implementation")
+    with FileLock(tmp_path_factory.getbasetemp().parent / "reference.lock"):
+        command = [sys.executable, str(runner), "--venv", str(venv.resolve()), "--", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
     return venv
 
 

@@ -31,7 +31,6 @@ from workers.render import Rendered
 FAMILIES = ("armorm", "qrm_llama3", "qrm_llama31", "ldl", "internlm2", "worldpm", "skywork_vl", "nemotron")
 IN_THE_REFERENCE = tuple(family for family in FAMILIES if family != "nemotron")
 PICKLED = ("ldl",)
-REFERENCE_VENV = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
 STEP, LONGEST = 30, 4000
 """Every so many-th pair of the public half of RewardBench, without the few that are very long."""
 
@@ -143,10 +142,10 @@ def real(shared: Path) -> list[Request]:
 
 
 @pytest.fixture(scope="session")
-def reference(real: list[Request], build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+def reference(
+    reference_venv: Path, real: list[Request], build: Build, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[float]]:
     """The reference's scores of the real pairs, each conversation alone, by family."""
-    if not (REFERENCE_VENV / "bin" / "python").exists():
-        pytest.skip(f"no environment of the reference at {REFERENCE_VENV} (set REWARDSWEEP_REFERENCE_VENV)")
     folder = tmp_path_factory.mktemp("reference")
     asked = [
         [{"role": "user", "content": one.prompt[0].content}, {"role": "assistant", "content": one.responses[0]}]
@@ -157,7 +156,7 @@ def reference(real: list[Request], build: Build, tmp_path_factory: pytest.TempPa
         for family in IN_THE_REFERENCE
     }
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    command = [str(REFERENCE_VENV / "bin" / "python"), str(ROOT / "tests" / "reference_heads.py")]
+    command = [str(reference_venv / "bin" / "python"), str(ROOT / "tests" / "reference_heads.py")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
@@ -174,7 +173,6 @@ def reference(real: list[Request], build: Build, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.reference
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", IN_THE_REFERENCE)
 def test_scores_equal_the_reference(
     family: str, real: list[Request], reference: dict[str, list[float]], build: Build

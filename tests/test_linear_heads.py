@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +32,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 IN_THE_REFERENCE = [name for name in CASES if name not in ("openbmb_eurus", "ziya", "oasst_neox mean")]
 """Eurus and Ziya are code of the hub; the mean of OpenAssistant's class fails on its own shapes."""
 ALLOWED = {"starling_gpt": {"allow_pickle": True}, "ziya": {"trust_remote_code": True}}
-REFERENCE_VENV = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
 STEP, LONGEST = 30, 4000
 
 Build = Callable[[str], Path]
@@ -114,10 +112,10 @@ def real(shared: Path) -> list[Request]:
 
 
 @pytest.fixture(scope="session")
-def reference(real: list[Request], build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+def reference(
+    reference_venv: Path, real: list[Request], build: Build, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[float]]:
     """What the reference's classes make of the ids of the real pairs, by case."""
-    if not (REFERENCE_VENV / "bin" / "python").exists():
-        pytest.skip(f"no environment of the reference at {REFERENCE_VENV} (set REWARDSWEEP_REFERENCE_VENV)")
     folder = tmp_path_factory.mktemp("reference-linear")
     jobs = {
         case: {"family": CASES[case][0], "path": str(build(case)), "ids": ids_of(pinned(build(case), case), real)}
@@ -125,7 +123,7 @@ def reference(real: list[Request], build: Build, tmp_path_factory: pytest.TempPa
     }
     (folder / "jobs.json").write_text(json.dumps(jobs))
     script = ROOT / "tests" / "reference_linear_heads.py"
-    command = [REFERENCE_VENV / "bin" / "python", script, folder / "jobs.json", folder / "out.json"]
+    command = [reference_venv / "bin" / "python", script, folder / "jobs.json", folder / "out.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, list[float]] = json.loads((folder / "out.json").read_text())
@@ -133,7 +131,6 @@ def reference(real: list[Request], build: Build, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.reference
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("case", IN_THE_REFERENCE)
 def test_scores_equal_the_references_own_class(
     case: str,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,6 @@ from workers.families import pairrm
 from workers.protocol import Measurement, Message, Model, ModelSpec, Request
 
 FAMILIES = ("pairrm", "better_pairrm", "steamshp", "slic_pairpm")
-REFERENCE_VENV = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
 STEP, LONGEST = 30, 4000
 Pair = tuple[tuple[Message, ...], tuple[str, str]]
 Build = Callable[[str], Path]
@@ -169,10 +167,10 @@ def real(shared: Path) -> list[Pair]:
 
 
 @pytest.fixture(scope="session")
-def reference(real: list[Pair], build: Build, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+def reference(
+    reference_venv: Path, real: list[Pair], build: Build, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[float]]:
     """What the reference's pipelines say of the real pairs, in the order given, by family."""
-    if not (REFERENCE_VENV / "bin" / "python").exists():
-        pytest.skip(f"no environment of the reference at {REFERENCE_VENV} (set REWARDSWEEP_REFERENCE_VENV)")
     folder = tmp_path_factory.mktemp("reference-pairs")
 
     def conversation(prompt: tuple[Message, ...], response: str) -> list[dict[str, str]]:
@@ -183,7 +181,7 @@ def reference(real: list[Pair], build: Build, tmp_path_factory: pytest.TempPathF
     jobs = {family: {"path": str(build(family)), "pairs": both} for family in FAMILIES}
     (folder / "jobs.json").write_text(json.dumps(jobs))
     script = ROOT / "tests" / "reference_pairs.py"
-    command = [REFERENCE_VENV / "bin" / "python", script, folder / "jobs.json", folder / "out.json"]
+    command = [reference_venv / "bin" / "python", script, folder / "jobs.json", folder / "out.json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, list[float]] = json.loads((folder / "out.json").read_text())
@@ -191,7 +189,6 @@ def reference(real: list[Pair], build: Build, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.reference
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_verdicts_equal_the_references_own_pipeline(
     family: str,

@@ -10,7 +10,6 @@ import pytest
 
 from bench.parity import difference, flips, load_rows, our_scores, reference_scores, requests
 from bench.parity_dpo import our_rewards
-from tests.conftest import ROOT
 
 ARCHITECTURES = ("llama", "gpt-neox", "gpt2", "bert")
 STEP = int(os.environ.get("REWARDSWEEP_PARITY_STEP", "5"))
@@ -18,20 +17,15 @@ STEP = int(os.environ.get("REWARDSWEEP_PARITY_STEP", "5"))
 DPO_STEP = max(5, STEP)
 """Log-probabilities of two models cost ten times a classifier's score."""
 
-REFERENCE_VENV = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
-
 
 @pytest.mark.reference
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_scores_equal_the_reference_and_the_conversation_alone(
-    architecture: str, shared: Path, checkpoint: Callable[..., Path]
+    architecture: str, shared: Path, reference_venv: Path, checkpoint: Callable[..., Path]
 ) -> None:
-    if not (shared / "reference" / "run_reference.py").exists():
-        pytest.skip("no runner of the reference implementation")
     rows = load_rows(shared, STEP)
     batched, alone, _ = our_scores(checkpoint(architecture), requests(rows))
-    single = reference_scores(shared, REFERENCE_VENV, checkpoint(architecture), rows, batch=1)
+    single = reference_scores(shared, reference_venv, checkpoint(architecture), rows, batch=1)
     assert max(alone) - min(alone) > 0.1, "scores that hardly differ compare nothing"
     assert difference(batched, alone) <= 1e-5
     assert difference(alone, single) <= 1e-4
@@ -39,15 +33,14 @@ def test_scores_equal_the_reference_and_the_conversation_alone(
 
 
 @pytest.mark.reference
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_implicit_rewards_equal_the_reference(architecture: str, shared: Path, checkpoint: Callable[..., Path]) -> None:
+def test_implicit_rewards_equal_the_reference(
+    architecture: str, shared: Path, reference_venv: Path, checkpoint: Callable[..., Path]
+) -> None:
     """Within what float32, in which the reference adds up, can tell of sums of that size."""
-    if not (shared / "reference" / "run_reference.py").exists():
-        pytest.skip("no runner of the reference implementation")
     rows = load_rows(shared, DPO_STEP)
     policy, tuned_from = (checkpoint(architecture, causal=True, seed=seed) for seed in (0, 1))
-    theirs = reference_scores(shared, REFERENCE_VENV, policy, rows, 1, tuned_from)
+    theirs = reference_scores(shared, reference_venv, policy, rows, 1, tuned_from)
     for numerics in ("exact", "fast"):
         ours = our_rewards(policy, tuned_from, rows, "reference", numerics)
         assert difference(ours.values, theirs) <= 1e-4 + 2**-22 * ours.largest_sum

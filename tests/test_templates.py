@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
 from workers import templates
 from workers.errors import InputError
 from workers.templates import named_template
 
-REFERENCE_VENV = Path(os.environ.get("REWARDSWEEP_REFERENCE_VENV", ROOT / ".venv-reference"))
 FASTCHAT = """
 import json, sys
 import rewardbench.chattemplates
@@ -188,10 +185,8 @@ def test_an_unknown_name_is_refused_with_the_closest_one() -> None:
 
 
 @pytest.mark.reference
-def test_random_conversations_equal_the_installed_fastchat(tokenizer: Any) -> None:
-    python = REFERENCE_VENV / "bin" / "python"
-    if not python.exists():
-        pytest.skip("no reference environment (set REWARDSWEEP_REFERENCE_VENV)")
+def test_random_conversations_equal_the_installed_fastchat(tokenizer: Any, reference_venv: Path) -> None:
+    python = reference_venv / "bin" / "python"
     draw, cases = random.Random(0), []
     for index in range(200):
         texts = ["".join(draw.choices(PIECES, k=draw.randrange(4))) for _ in range(draw.randrange(1, 7))]
