@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("REWARDSWEEP_SHARED", ROOT.parent / "shared"))
 CLI_SECONDS = 300
 REFERENCE_SECONDS = 1800
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15 another test leaves a worker next to nothing
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
