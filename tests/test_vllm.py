@@ -28,7 +28,7 @@ from workers.protocol import Kind, Message, ModelSpec, Output, Request
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed (make test-vllm)"),
 ]
 
@@ -337,7 +337,7 @@ def test_check_compares_both_engines(zoo: Path) -> None:
 def rewardsweep(*words: str, mark: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), MARK: mark}
     command = [sys.executable, "-P", "-m", "orchestrator", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1100, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=550, check=False)
 
 
 def left(mark: str, seconds: float = 30.0) -> list[str]:
