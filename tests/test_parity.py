@@ -13,9 +13,9 @@ from bench.parity_dpo import our_rewards
 
 ARCHITECTURES = ("llama", "gpt-neox", "gpt2", "bert")
 STEP = int(os.environ.get("REWARDSWEEP_PARITY_STEP", "5"))
-"""Every fifth pair, of all subsets; 1: all of them, which takes half an hour."""
+"""Every fifth pair, of all subsets; 1: all of them, which takes twenty minutes."""
 DPO_STEP = max(5, STEP)
-"""Log-probabilities of two models cost ten times a classifier's score."""
+"""Never all: log-probabilities of two models cost ten times a classifier's score."""
 
 
 @pytest.mark.reference
