@@ -22,6 +22,7 @@ from orchestrator.scheduler import Scheduler
 from orchestrator.stores import Store, open_store
 from orchestrator.streams import StreamState
 from workers import logs
+from workers.errors import StoreError
 from workers.protocol import Request
 
 OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -105,8 +106,11 @@ def opened(settings: Settings, store: Store, run_id: str, todo: Plan) -> Iterato
             yield pool
         finally:
             pool.close()
-    for fingerprint in (name for name, owed in requests.items() if owed):
-        store.index(fingerprint)
+    try:
+        for fingerprint in (name for name, owed in requests.items() if owed):
+            store.index(fingerprint)
+    except StoreError as error:  # it can always be made again; how the run ended counts
+        say(f"warning: no index of new parts: {error}")
 
 
 def _open_pool(settings: Settings, store: Store, run_id: str, requests: Mapping[str, Sequence[Request]]) -> Pool:
@@ -171,7 +175,9 @@ def paid(store: Store, todo: Plan) -> tuple[bills.Bill, ...]:
 
 
 def report_prediction(settings: Settings, store: Store, run: Run) -> None:
-    """What the run's models took, against what its plan expected."""
+    """What the run's models took, against what its plan expected; nothing of one whose store answered no more."""
+    if run.outcome is not None and run.outcome.state == "aborted":
+        return
     for line in told(compared(lambda name: store.held(name).provenance, run, cluster.priced(settings.dollars)), run):
         say(line)
 
