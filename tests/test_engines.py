@@ -96,7 +96,7 @@ class Memory:
     """A model that has room for `rows` rows only, as a GPU would say it."""
 
     def __init__(self, model: Any, rows: int) -> None:
-        self.model, self.rows, self.refused = model, rows, 0
+        self.model, self.config, self.rows, self.refused = model, model.config, rows, 0
 
     def __call__(self, input_ids: Any, **inputs: Any) -> Any:
         if input_ids.shape[0] > self.rows:
@@ -141,10 +141,13 @@ def test_a_conversation_that_does_not_fit_alone_costs_no_other_its_score(
 def test_other_errors_of_the_forward_pass_are_not_swallowed(checkpoint: Callable[..., Path]) -> None:
     loaded = engine.load(pinned(checkpoint("llama")))
 
-    def broken(**inputs: Any) -> Any:
-        raise RuntimeError("shapes cannot be multiplied")
+    class Broken:
+        config = loaded._head.model.config
 
-    loaded._head.model = broken
+        def __call__(self, **inputs: Any) -> Any:
+            raise RuntimeError("shapes cannot be multiplied")
+
+    loaded._head.model = Broken()
     with pytest.raises(RuntimeError, match="multiplied"):
         loaded.run(REQUESTS[:1])
 

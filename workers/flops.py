@@ -55,7 +55,7 @@ def cost_of(model: Any) -> Cost:
     heads, hidden = (getattr(config, name, 0) for name in ("num_attention_heads", "hidden_size"))
     size = getattr(config, "head_dim", None) or (hidden // heads if heads else 0)
     layers = getattr(config, "num_hidden_layers", 0)
-    return cost(_weights(body, config), layers, heads * size, hidden, config.vocab_size)
+    return cost(weights(body, config), layers, heads * size, hidden, config.vocab_size)
 
 
 def peak(device: str, dtype: str) -> float | None:
@@ -75,10 +75,11 @@ def mfu(facts: Mapping[str, str], seconds: float, gpus: float) -> float | None:
     return float(facts["flops"]) / (seconds * most * max(gpus, 1))
 
 
-def _weights(body: Any, config: Any) -> int:
+def weights(part: Any, config: Any) -> int:
     """Weights in matrices that a token meets: linear layers (`Conv1D` in GPT-2), and the experts it is sent to."""
-    kinds = ("Linear", "Conv1D")
-    dense: int = sum(module.weight.numel() for module in body.modules() if type(module).__name__ in kinds)
-    experts = [values for values in body.parameters() if values.dim() == 3]
+    kinds = {"Linear", "Conv1D"}
+    found = [module for module in part.modules() if kinds & {kind.__name__ for kind in type(module).__mro__}]
+    dense: int = sum(module.weight.numel() for module in found)
+    experts = [values for values in part.parameters() if values.dim() == 3]
     chosen = getattr(config, "num_experts_per_tok", None) or 0
     return dense + sum(int(values.numel()) * chosen // int(values.shape[0]) for values in experts)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from workers.checkpoint import load, tensors, weights_of
 from workers.errors import ModelError
 from workers.protocol import ModelSpec
+from workers.readout import reading
 from workers.render import Rendered
 from workers.sampling import sampling_of
 
@@ -27,8 +28,8 @@ class Answer:
     written: tuple[int, ...] | None = None
 
 
-CHUNK_LOGITS, CHUNK_TOKENS = 2**22, 256
-"""Logits held at a time, 16 MiB of float32, but those of so many tokens at least, since every chunk reads the whole
+CHUNK_LOGITS, CHUNK_TOKENS = 2**23, 256
+"""Logits held at a time, 32 MiB of float32, but those of so many tokens at least, since every chunk reads the whole
 output embedding: memory does not grow with vocabulary times length."""
 
 PROBE_TOKENS, PROBE_TOLERANCE = 8, 1e-2
@@ -46,14 +47,27 @@ class Head(Protocol):
 class Classifier:
     """A sequence classifier: one column of its logits, in float32."""
 
+    _usual: bool | None = None
+    """Whether it reads where transformers' causal classifiers do; unknown at first."""
+
     def __init__(self, spec: ModelSpec, config: Any) -> None:
         self.model: Any = weights_of(spec, config, "reward")
         self._label = label_of(spec, self.model.config.num_labels)
 
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
         """Where in the sequence the logits are read is transformers' own rule."""
-        scores = self.model(**inputs).logits[:, self._label].float().cpu().tolist()
+        if self._usual is None:
+            few = {"input_ids": inputs["input_ids"][:1, :PROBE_TOKENS]}
+            self._usual = not self._logits(few, True).isnan().any().item()
+        scores = self._logits(inputs, self._usual)[:, self._label].float().cpu().tolist()
         return list(map(Answer, scores))
+
+    def _logits(self, inputs: Mapping[str, Any], usual: bool) -> Any:
+        """Logits of the rows; with `usual` no states are asked for but those of the last token that is not padding."""
+        pad = self.model.config.get_text_config().pad_token_id
+        ends = [[last_not(pad, ids)] for ids in inputs["input_ids"].tolist()] if usual else None
+        with reading(ends):
+            return self.model(**inputs).logits
 
 
 class CausalLM:
@@ -73,8 +87,9 @@ class CausalLM:
 
         if not self._checked:
             self._check(inputs["input_ids"][:1, :PROBE_TOKENS])
-        hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         spans = [range(max(1, row.completion or 0), len(row.ids)) for row in rows]
+        with reading([range(span.start - 1, span.stop - 1) for span in spans]):
+            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         index = torch.tensor([at for at, span in enumerate(spans) for _ in span], device=hidden.device)
         places = torch.tensor([place for span in spans for place in span], device=hidden.device)
         found = self._logprobs(hidden, inputs["input_ids"], index, places)
@@ -234,12 +249,18 @@ def batch_norm(weights: Mapping[str, Any], name: str) -> Any:
 
 def states(model: Any, inputs: Mapping[str, Any], positions: Sequence[int]) -> Any:
     """The last hidden states at one position a row, float32, shape [rows, hidden size]."""
-    return at(model(**inputs).last_hidden_state, positions)
+    with reading([[position] for position in positions]):
+        return at(model(**inputs).last_hidden_state, positions)
 
 
 def at(hidden: Any, positions: Sequence[int]) -> Any:
     """What stands at one position a row: [rows, length, size] to [rows, size], in float32."""
     return hidden[list(range(len(positions))), list(positions)].float()
+
+
+def last_not(pad: int | None, ids: Sequence[int]) -> int:
+    """The position of the last id that is not `pad`, 0 where all are: where transformers' classifiers read."""
+    return next((position for position in range(len(ids) - 1, -1, -1) if ids[position] != pad), 0)
 
 
 def last_attended(rows: Sequence[Rendered]) -> list[int]:

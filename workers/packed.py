@@ -23,7 +23,8 @@ from typing import Any
 
 from workers.checkpoint import first_position
 from workers.errors import first_line
-from workers.packing import Branch, Packed, pack
+from workers.packing import Branch, Packed, pack, places
+from workers.readout import TOLERANCE, read, reading
 
 NAME = "packed"
 """The name of the attention function in transformers."""
@@ -38,9 +39,6 @@ PROBE = ((24, 0), (33, 20), (12, 0), (29, 26))
 """Length and shared beginning of the conversations that both ways are tried on."""
 PROBE_IDS = 1000
 """Token ids below this are tried."""
-
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-"""By dtype, the largest difference between both ways, relative to the largest hidden state."""
 
 _PASS: ContextVar[_Pass | None] = ContextVar("pass", default=None)
 """What the attention function computes now."""
@@ -111,7 +109,9 @@ class PackedBody:
             return self._own(input_ids=input_ids, **inputs)
         if inputs.get("output_hidden_states"):
             raise UnpackableError("its head reads the states of inner layers")
-        output = self.run(packed, inputs.get("token_type_ids"))
+        positions = read()
+        with reading(positions and [places(packed, positions)]):
+            output = self.run(packed, inputs.get("token_type_ids"))
         output.last_hidden_state = unpacked(output.last_hidden_state[0], packed)
         if getattr(output, "pooler_output", None) is not None:
             output.pooler_output = self.body.pooler(output.last_hidden_state)

@@ -75,6 +75,15 @@ def pack(rows: Sequence[Sequence[int]], *, sharing: bool = True) -> Packed:
     return Packed(tuple(ids), tuple(positions), tuple(branches))
 
 
+def places(packed: Packed, positions: Sequence[Sequence[int]]) -> list[int]:
+    """Where a pass holds the tokens at these positions of each row."""
+    found: list[int] = []
+    for branch in packed.branches:
+        path = [place for held in branch.path for place in range(*held)]
+        found += [path[position] for position in positions[branch.row]]
+    return found
+
+
 def passes(rows: Sequence[Sequence[int]], token_budget: int, *, sharing: bool = True) -> list[list[int]]:
     """The rows of each pass, at most `token_budget` computed tokens in each, longest conversations first.
 

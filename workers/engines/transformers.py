@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from workers import flops, onednn, packed, packing, plugins
+from workers import flops, onednn, packed, packing, plugins, readout
 from workers import lint as preflight
 from workers.batching import Budget, batches
 from workers.checkpoint import config_of, hook, pad_id_of, renderer_of, text_config
@@ -27,7 +27,7 @@ from workers.heads import HEADS, Answer, Head
 from workers.protocol import Finding, Kind, ModelSpec, Output, Request, Unscored
 from workers.render import Rendered
 
-VERSION = "3"
+VERSION = "4"
 PACKAGES = ("torch", "transformers", "tokenizers")
 NEEDS_WEIGHTS = True
 KINDS: tuple[Kind, ...] = ("reward", "preference", "logprob", "generate")
@@ -57,6 +57,7 @@ class TransformersEngine:
         self._cost = flops.cost_of(self._head.model)
         self._products = onednn.adopt(self._head.model)
         self._body, self._batching = self._ways(kind)
+        self._last, self._last_layer = self._narrowed()
         given, cpu = spec.token_budget, self._device.type == "cpu"
         tokens = given or (CPU_TOKENS if cpu else GPU_TOKENS)
         self._budget = Budget(tokens, tokens if given or cpu else GPU_MOST_TOKENS)
@@ -77,6 +78,13 @@ class TransformersEngine:
         if body is not None:
             return body, "packed" if body.way.sharing else "packed (it looks ahead: nothing is shared)"
         return None, f"{'alone' if self._device.type == 'cpu' and not spec.token_budget else 'padded'} ({reason})"
+
+    def _narrowed(self) -> tuple[readout.LastLayer | None, str]:
+        """The last layer where only what is read of it is computed, and how much of it is."""
+        if self._batching.startswith("alone"):
+            return None, "whole"
+        last, reason = readout.narrow(self._head.model.base_model, self._spec.dtype)
+        return last, f"whole ({reason})" if last is None else "where it is read"
 
     def run(self, requests: Sequence[Request]) -> list[Output | Unscored]:
         """One output a request, in order; `Unscored` for a conversation that does not fit into memory alone."""
@@ -152,6 +160,8 @@ class TransformersEngine:
 
     def _answers(self, rows: Sequence[Rendered]) -> tuple[list[Answer], int]:
         """The values of one batch, and the tokens that were computed for it."""
+        if self._last is not None:
+            self._last.spared(0)  # of a batch that failed
         if self._body is not None:
             plan = packing.pack([row.ids for row in rows], sharing=self._body.way.sharing)
             try:
@@ -177,7 +187,8 @@ class TransformersEngine:
         """Add a batch to the work of this run: computed tokens with padding, FLOPs without."""
         logits = sum(len(row.ids) - row.completion for row in rows if row.completion is not None)
         self._work["computed_tokens"] += computed
-        self._work["flops"] += self._cost.of(needed, pairs, logits)
+        spared = 0 if self._last is None else self._last.spared(needed)
+        self._work["flops"] += self._cost.of(needed, pairs, logits) - spared
         return computed
 
     def _inputs(self, rows: Sequence[Rendered]) -> dict[str, Any]:
@@ -218,6 +229,7 @@ class TransformersEngine:
             "architecture": type(model).__name__,
             "parameters": str(model.num_parameters()),
             "batching": self._batching,
+            "last_layer": self._last_layer,
             "products": self._products,
             "token_budget": str(self._budget.tokens),
             **{name: str(value) for name, value in self._work.items()},
@@ -227,7 +239,7 @@ class TransformersEngine:
         """Drop the weights."""
         import torch
 
-        self._head.model = self._body = None
+        self._head.model = self._body = self._last = None
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

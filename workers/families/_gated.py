@@ -19,6 +19,7 @@ from workers.checkpoint import tensors
 from workers.errors import ModelError
 from workers.heads import Answer, at, before_first_pad, body, linear, stack
 from workers.protocol import ModelSpec
+from workers.readout import reading
 from workers.render import Rendered
 
 HEADER = (128009, 128006, 78191, 128007, 271)
@@ -51,9 +52,11 @@ class GatedHead:
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
         """One score a row, all of the head in float32."""
         starts = [self._header(row) for row in rows]
-        hidden = self.model(**inputs, use_cache=False).last_hidden_state
+        ends = before_first_pad(rows, self.model.config.pad_token_id)
+        with reading(list(zip(starts, ends, strict=True))):
+            hidden = self.model(**inputs, use_cache=False).last_hidden_state
         head = self.model.reward_head
-        answer = at(hidden, before_first_pad(rows, self.model.config.pad_token_id))
+        answer = at(hidden, ends)
         rewards = head.regression(answer).reshape(len(rows), head.transform.shape[0], -1).mean(-1)
         gate = (head.gate(at(hidden, starts)) / self._temperature).softmax(-1) * head.scale[0]
         scores = (gate * (rewards @ head.transform)).sum(-1)

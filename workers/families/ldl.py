@@ -21,6 +21,7 @@ from workers.errors import ModelError
 from workers.families.scalar import values, wanted
 from workers.heads import Answer, at, before_first_pad, body, stack
 from workers.protocol import Kind, ModelSpec
+from workers.readout import reading
 from workers.render import Rendered
 
 VERSION = "1"
@@ -60,8 +61,10 @@ class DistributionHead:
         """One score a row, all of the head in float32."""
         import torch
 
-        hidden = self.model(**inputs, use_cache=False).last_hidden_state
-        state = at(hidden, before_first_pad(rows, self.model.config.pad_token_id))
+        ends = before_first_pad(rows, self.model.config.pad_token_id)
+        with reading([[end] for end in ends]):
+            hidden = self.model(**inputs, use_cache=False).last_hidden_state
+        state = at(hidden, ends)
         head = self.model.reward_head
         grades = head.regression(state).reshape(len(rows), -1, GRADES).softmax(-1)
         gate = head.gating(state)
