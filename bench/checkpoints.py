@@ -14,7 +14,7 @@ from typing import Any
 
 from workers import tiny_zoo
 
-HIDDEN, HEAD, VOCABULARY = 768, 64, 16_000
+HIDDEN, WIDE, HEAD, VOCABULARY = 768, 2048, 64, 16_000
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Checkpoint:
     layers: int
     seed: int = 0
     causal: bool = False
+    hidden: int = HIDDEN
 
 
 CHECKPOINTS = {
@@ -34,8 +35,10 @@ CHECKPOINTS = {
     "policy": Checkpoint("llama", 5, 1, causal=True),
     "policy-2": Checkpoint("llama", 5, 2, causal=True),
     "reference": Checkpoint("llama", 5, 3, causal=True),
+    "wide": Checkpoint("llama", 4, hidden=WIDE),
 }
-"""By folder: three classifiers, two policies and the model that both were tuned from."""
+"""By folder: three classifiers, two policies and the model that both were tuned from, and a classifier as wide as a
+Llama of 1B, for the rate of its products."""
 
 
 def build(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Path]:
@@ -50,7 +53,7 @@ def build(folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str, Path]:
                 wanted.architecture,
                 texts=texts,
                 seed=wanted.seed,
-                hidden_size=HIDDEN,
+                hidden_size=wanted.hidden,
                 head_size=HEAD,
                 layers=wanted.layers,
                 vocab_size=VOCABULARY,

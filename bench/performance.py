@@ -104,7 +104,6 @@ def figures(records: Records, gpu: Record) -> list[Figure]:
     plain, policy = ("techniques", "llama", "nothing"), ("techniques", "policy", "nothing")
     bare, device = ("techniques", "policy", "logits"), str(gpu.get("device", ""))
     memory = records.ratio(policy, bare, "peak_bytes")
-    share, of_mm = records.median(*plain, field=flop_share), _percent(records.median(*plain, field=mm_share))
     tokens, extra = records.median(*plain, field=computed_share), None if memory is None else memory - 1
     against = partial(_speed, records)
     return [
@@ -114,14 +113,20 @@ def figures(records: Records, gpu: Record) -> list[Figure]:
         against("classifier against vLLM's classify, scoring", ">= 1.2x", ("vllm", "llama", "vllm"), VLLM_OURS),
         against("DPO pair against the reference, first policy", ">= 4x", theirs, dpo),
         against("the same, second policy with the same reference", ">= 7x", theirs, dpo, under="second_scoring"),
-        Figure(
-            "FLOP/s of scoring / fastest matrix product", ">= 80%", share, "%", f"{of_mm} of `torch.mm`", TECHNIQUES
-        ),
+        _share(records, "FLOP/s of scoring / fastest matrix product", "llama"),
+        _share(records, "the same of a model 2,048 wide", "wide"),
         Figure("tokens computed / distinct tokens", "<= 1.02", tokens, "", "all rows in one call", TECHNIQUES),
         Figure("one H200, 8B bf16 classifier, MFU", ">= 60%", gpu.get("mfu"), "%", device, GPU),
         Figure("the same against the reference's way", ">= 4x", gpu.get("against_reference"), "x", device, GPU),
         Figure("memory of DPO scoring above weights and activations", "<= 10%", extra, "%", MEMORY, TECHNIQUES),
     ]
+
+
+def _share(records: Records, name: str, model: str) -> Figure:
+    """FLOP/s against the machine's."""
+    found = ("techniques", model, "nothing")
+    of_mm = _percent(records.median(*found, field=mm_share))
+    return Figure(name, ">= 80%", records.median(*found, field=flop_share), "%", f"{of_mm} of `torch.mm`", TECHNIQUES)
 
 
 def _speed(
@@ -165,9 +170,9 @@ def sides(records: Records, models: Sequence[str]) -> list[tuple[str, ...]]:
 def left_out(records: Records) -> list[tuple[str, ...]]:
     """Each technique switched off."""
     rows: list[tuple[str, ...]] = []
-    for model in ("llama", "policy"):
+    for model in ("llama", "wide", "policy"):
         plain = ("techniques", model, "nothing")
-        for side in ("nothing", "sharing", "packing", "batching", "completion-only logits"):
+        for side in ("nothing", "sharing", "packing", "last layer", "batching", "completion-only logits"):
             found = records.of("techniques", model, side)
             if found and (base := records.of(*plain)):
                 details = found[0]["details"]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from orchestrator.pin import pin_model
-from workers import heads, packed, packing
+from workers import heads, packed, packing, readout
 from workers.engines import transformers as engine
 from workers.families import dpo, scalar
 from workers.protocol import Message, Output, Request
@@ -45,6 +45,11 @@ def alone(entry: dict[str, Any]) -> None:
     entry["numerics"] = "exact"
 
 
+def whole_layer(entry: dict[str, Any]) -> None:
+    """The last layer for every token, read or not."""
+    _replace(readout, "narrow", lambda *_: (None, "switched off"))
+
+
 def all_logits(entry: dict[str, Any]) -> None:
     """The full vocabulary for every token, of the prompt too, and for a conversation at once."""
     own = heads.CausalLM._logprobs
@@ -66,6 +71,7 @@ SWITCHES: dict[str, Callable[[dict[str, Any]], None]] = {
     "nothing": lambda entry: None,
     "sharing": no_sharing,
     "packing": no_packing,
+    "last layer": whole_layer,
     "batching": alone,
     "completion-only logits": all_logits,
     "logits": no_logits,

@@ -35,7 +35,11 @@ from workers.protocol import Message
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("classifier", "verdicts", "dpo", "vllm", "techniques")
 CLASSIFIERS = ("llama", "gpt-neox", "bert")
-LEFT_OUT = {"llama": ("sharing", "packing", "batching"), "policy": ("sharing", "completion-only logits", "logits")}
+LEFT_OUT = {
+    "llama": ("sharing", "packing", "last layer", "batching"),
+    "wide": (),
+    "policy": ("sharing", "completion-only logits", "logits"),
+}
 """By checkpoint, what is switched off in turn; the last one of the policy is for its memory, see `bench.techniques`."""
 QUIET = 0.1
 """Cores that others may use before a measurement is remarked on."""
@@ -171,7 +175,7 @@ class Bench:
 
     def techniques(self, model: str, off: str) -> Facts:
         """Our engine with one technique switched off."""
-        kind = ["--family", "scalar"] if model in CLASSIFIERS else ["--family", "dpo", "--protocol", "reference"]
+        kind = ["--family", "dpo", "--protocol", "reference"] if model == "policy" else ["--family", "scalar"]
         command = [sys.executable, "-m", "bench.techniques", "--checkpoint", str(self.checkpoints[model]), *kind]
         wall, printed = self._process([*command, "--rows", str(self.data), "--off", off], ROOT, {})
         return {"wall": wall, **json.loads(printed)}

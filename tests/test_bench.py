@@ -57,7 +57,7 @@ def test_the_gpu_bench_runs_with_torch_and_transformers_alone(tmp_path: Path) ->
         "cpu",
         "--tiny",
         "--seconds",
-        "60",
+        "600",
         "--out",
         str(out),
         blocked="ray hydra omegaconf datasets scipy rich jinja2 orchestrator",
@@ -80,7 +80,7 @@ def test_the_gpu_bench_runs_with_torch_and_transformers_alone(tmp_path: Path) ->
 
 def test_the_gpu_bench_runs_with_the_kernel_of_variable_lengths() -> None:
     said: list[str] = []
-    printed = run("bench.gpu", "--device", "cpu", "--tiny", "--seconds", "60", before=VARLEN, said=said).splitlines()
+    printed = run("bench.gpu", "--device", "cpu", "--tiny", "--seconds", "600", before=VARLEN, said=said).splitlines()
     result = json.loads(printed[-1])
     assert int(said[-1]) > 20, "calls of the kernel, those of its trial left aside"
     for found in result["differences"].values():
@@ -149,13 +149,18 @@ def technique(checkpoint: Path, rows: Path, off: str, *words: str) -> dict[str, 
 
 
 def test_a_technique_that_is_switched_off_is_off(checkpoint: Callable[..., Path], rows: Path) -> None:
-    found = {off: technique(checkpoint("llama"), rows, off) for off in ("nothing", "sharing", "packing", "batching")}
+    switched = ("nothing", "sharing", "packing", "last layer", "batching")
+    found = {off: technique(checkpoint("llama"), rows, off) for off in switched}
     work = {off: int(facts["details"]["computed_tokens"]) for off, facts in found.items()}
     assert work["nothing"] < work["sharing"] == work["batching"] == found["nothing"]["tokens"] < work["packing"]
+    assert work["last layer"] == work["nothing"]
+    done = {off: int(facts["details"]["flops"]) for off, facts in found.items()}
+    assert done["nothing"] < done["last layer"] < done["batching"]
     assert [found[off]["details"]["batching"].partition(" ")[0] for off in found] == [
         "packed",
         "packed",
         "padded",
+        "packed",
         "alone",
     ]
     for facts in found.values():
