@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from workers import flops, onednn, packed, packing, plugins, readout
+from workers import allocator, flops, onednn, packed, packing, plugins, readout
 from workers import lint as preflight
 from workers.batching import Budget, batches
 from workers.checkpoint import config_of, hook, pad_id_of, renderer_of, text_config
@@ -33,8 +33,8 @@ NEEDS_WEIGHTS = True
 KINDS: tuple[Kind, ...] = ("reward", "preference", "logprob", "generate")
 
 CPU_TOKENS, GPU_TOKENS, GPU_MOST_TOKENS = 1024, 8192, 32768
-"""Tokens in a forward pass: on a CPU, where the C library gives tensors above 32 MiB back to the system after each use;
-on a GPU at first; there at most, once memory was measured."""
+"""Tokens in a forward pass: on a CPU, where more of them gain nothing; on a GPU at first; there at most, once memory
+was measured."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -59,6 +59,8 @@ class TransformersEngine:
         self._body, self._batching = self._ways(kind)
         self._last, self._last_layer = self._narrowed()
         given, cpu = spec.token_budget, self._device.type == "cpu"
+        if cpu:
+            allocator.keep()
         tokens = given or (CPU_TOKENS if cpu else GPU_TOKENS)
         self._budget = Budget(tokens, tokens if given or cpu else GPU_MOST_TOKENS)
         self._work: dict[str, int] = {}
@@ -153,9 +155,7 @@ class TransformersEngine:
             if not isinstance(error, MemoryError) and not any(said in str(error).lower() for said in OUT_OF_MEMORY):
                 raise
         self._work["ooms"] += 1
-        gc.collect()
-        if cuda:
-            torch.cuda.empty_cache()
+        self._give_back()
         return None
 
     def _answers(self, rows: Sequence[Rendered]) -> tuple[list[Answer], int]:
@@ -237,12 +237,18 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Drop the weights."""
+        self._head.model = self._body = self._last = None
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Memory that nothing holds any more."""
         import torch
 
-        self._head.model = self._body = self._last = None
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            allocator.give_back()
 
 
 def load(spec: ModelSpec) -> TransformersEngine:
