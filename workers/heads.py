@@ -57,16 +57,15 @@ class Classifier:
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
         """Where in the sequence the logits are read is transformers' own rule."""
         if self._usual is None:
-            few = {"input_ids": inputs["input_ids"][:1, :PROBE_TOKENS]}
-            self._usual = not self._logits(few, True).isnan().any().item()
-        scores = self._logits(inputs, self._usual)[:, self._label].float().cpu().tolist()
-        return list(map(Answer, scores))
+            few = self._logits([rows[0].ids[:PROBE_TOKENS]], {"input_ids": inputs["input_ids"][:1, :PROBE_TOKENS]})
+            self._usual = not few.isnan().any().item()
+        logits = self._logits([row.ids for row in rows], inputs) if self._usual else self.model(**inputs).logits
+        return list(map(Answer, logits[:, self._label].float().cpu().tolist()))
 
-    def _logits(self, inputs: Mapping[str, Any], usual: bool) -> Any:
-        """Logits of the rows; with `usual` no states are asked for but those of the last token that is not padding."""
+    def _logits(self, rows: Sequence[Sequence[int]], inputs: Mapping[str, Any]) -> Any:
+        """Logits of the rows, for which no states are asked but those of the last token that is not padding."""
         pad = self.model.config.get_text_config().pad_token_id
-        ends = [[last_not(pad, ids)] for ids in inputs["input_ids"].tolist()] if usual else None
-        with reading(ends):
+        with reading([[last_not(pad, ids)] for ids in rows]):
             return self.model(**inputs).logits
 
 

@@ -60,6 +60,7 @@ class LastLayer:
     def __init__(self, parts: Sequence[Any], config: Any) -> None:
         self._before = [(part, part.forward) for part in parts]
         self._weights, self._done = 0, -1
+        self._known: tuple[Positions | None, int, Any] = (None, 0, None)
         for part, own in self._before:
             weights = flops.weights(part, config)
             self._weights += weights
@@ -82,45 +83,46 @@ class LastLayer:
         found = _READ.get()
         if found is None or states.dim() != 3 or len(found) != len(states):
             return own(states)
-        width = states.shape[1]
-        places = [row * width + position for row, positions in enumerate(found) for position in sorted({*positions})]
-        index = torch.tensor(places, device=states.device)
+        index = self._index(found, states)
         made = own(states.flatten(0, 1)[index][None])[0]
-        result = made.new_full((len(states) * width, made.shape[-1]), torch.nan)
+        result = made.new_full((states.shape[0] * states.shape[1], made.shape[-1]), torch.nan)
         result[index] = made
-        self._done = max(self._done, 0) + 2 * weights * len(places)
+        self._done = max(self._done, 0) + 2 * weights * len(index)
         return result.unflatten(0, states.shape[:2])
+
+    def _index(self, found: Positions, states: Any) -> Any:
+        """Where what is read stands, rows one behind the other; the same for all parts of a pass."""
+        import torch
+
+        width = states.shape[1]
+        if self._known[0] is not found or self._known[1] != width:
+            places = [row * width + position for row, own in enumerate(found) for position in sorted({*own})]
+            self._known = (found, width, torch.tensor(places, device=states.device))
+        return self._known[2]
 
 
 def narrow(body: Any, dtype: str) -> tuple[LastLayer | None, str]:
     """The last layer of a body that bears it, and None with the reason where it does not."""
-    last = _last(body)
-    parts = [last.get_submodule(name) for name in PARTS if last is not None and _has(last, name)]
+    parts = _parts(body)
     if not parts:
         return None, "no part of it has a name that is known"
-    layer = None
+    layer = LastLayer(parts, body.config.get_text_config())
     try:
-        whole = _states(body, None)
-        layer = LastLayer(parts, body.config.get_text_config())
-        reason = _unlike(whole, _states(body, [READ]), TOLERANCE[dtype])
+        reason = _unlike(_states(body, None), _states(body, [READ]), TOLERANCE[dtype])
     except Exception as error:  # whatever a model's code makes of inputs it was not written for
         reason = f"its code does not bear it: {type(error).__name__}: {first_line(error)}"
-    if not reason and layer is not None:
-        layer.spared(0)
-        return layer, ""
-    if layer is not None:
+    layer.spared(0)  # of the trial
+    if reason:
         layer.undo()
-    return None, reason
+        return None, reason
+    return layer, ""
 
 
-def _last(body: Any) -> Any:
-    """The last of a body's layers, None where it has no list of them."""
+def _parts(body: Any) -> list[Any]:
+    """The parts of a body's last layer that are known; none where it has no list of layers."""
     layers: Any = next((getattr(body, name) for name in LAYERS if hasattr(body, name)), ())
-    return layers[-1] if len(layers) else None
-
-
-def _has(module: Any, name: str) -> bool:
-    return any(name == known for known, _ in module.named_modules())
+    modules = dict(layers[-1].named_modules()) if len(layers) else {}
+    return [modules[name] for name in PARTS if name in modules]
 
 
 def _states(body: Any, positions: Positions | None) -> Any:
