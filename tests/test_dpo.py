@@ -145,7 +145,7 @@ def test_any_text_is_divided_into_prompt_and_completion(
     prompt: str, response: str, limit: int, dpo_renderers: dict[str, Renderer]
 ) -> None:
     asked = Request("logprob", (Message("user", prompt),), (response,))
-    for made in dpo_renderers.values():
+    for made in (renderer for renderer in dpo_renderers.values() if renderer.spec.protocol == "own"):
         whole = made.render([asked])[0]
         assert whole.completion is not None
         assert 0 < whole.completion <= len(whole.ids)
@@ -163,12 +163,31 @@ def test_any_text_is_divided_into_prompt_and_completion(
 @pytest.fixture(scope="session")
 def dpo_renderers(checkpoint: Callable[..., Path]) -> dict[str, Renderer]:
     found = {}
-    for name in ("llama", "gpt2"):
+    for name, protocol in (("llama", "own"), ("gpt2", "own"), ("llama", "reference")):
         entry = {"path": str(checkpoint(name, causal=True)), "family": "dpo", "scoring": {"reference_free": "avg"}}
-        spec = pin_model("free", entry, cuda=False).streams[0]
-        found[name] = Renderer(spec, None)
-        found[name].limit = None
+        spec = pin_model("free", {**entry, "protocol": protocol}, cuda=False).streams[0]
+        found[f"{name} {protocol}"] = Renderer(spec, None)
+        found[f"{name} {protocol}"].limit = None
     return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    prompts=st.lists(st.sampled_from(["why", "how so?", "", " a "]), min_size=1, max_size=5),
+    responses=st.lists(st.sampled_from(["why", "no", "", "how so? no", "\u65e5"]), min_size=2, max_size=3),
+)
+def test_a_completion_is_the_same_whatever_is_rendered_with_it(
+    prompts: list[str], responses: list[str], dpo_renderers: dict[str, Renderer]
+) -> None:
+    """Texts of several requests are made once; under the reference's protocol a request holds the other answer too."""
+    for made in dpo_renderers.values():
+        count = 2 if made.spec.protocol == "reference" else 1
+        asked = [
+            Request("logprob", (Message("user", prompt),), tuple(responses[first : first + count]))
+            for prompt in prompts
+            for first in range(len(responses) - count + 1)
+        ]
+        assert made.render(asked) == [made.render([one])[0] for one in asked]
 
 
 def scored(model: Model, values: Sequence[tuple[float, float, float, str]]) -> list[float]:

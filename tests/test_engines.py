@@ -16,9 +16,11 @@ from orchestrator.choose import is_installed
 from orchestrator.pin import pin_model
 from tests.fake_endpoint import serving
 from workers import plugins
+from workers.actor import Worker
 from workers.engines import transformers as engine
 from workers.errors import ModelError
-from workers.protocol import Message, ModelSpec, Output, Request, Unscored
+from workers.protocol import Message, ModelSpec, Output, Request, Shard, Unscored
+from workers.render import Rendered, Renderer
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.vllm) if name == "vllm" else name
@@ -215,3 +217,22 @@ def test_pickled_weights_need_permission(checkpoint: Callable[..., Path], tmp_pa
     with pytest.raises(ModelError, match="tiny"):
         engine.load(pinned(folder))
     assert scores(pinned(folder, allow_pickle=True), [REQUESTS]) == scores(pinned(checkpoint("llama")), [REQUESTS])
+
+
+def test_what_the_preflight_rendered_is_scored_without_rendering_again(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    own = Renderer._made
+
+    def counted(self: Renderer, requests: Sequence[Request]) -> list[Rendered]:
+        made.append(len(requests))
+        return own(self, requests)
+
+    monkeypatch.setattr(Renderer, "_made", counted)
+    worker = Worker(pinned(checkpoint("llama")), lambda *_: None)
+    asked = tuple(map(request, ("one", "two", "three")))
+    worker.lint(asked)
+    worker.load()
+    assert [worker.score(Shard("a", "s", asked[:2])).rows, worker.score(Shard("b", "s", asked[1:])).rows] == [2, 2]
+    assert made == [3, 1], "all for the preflight, and the one that was asked for twice"

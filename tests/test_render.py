@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers import render
 from workers.errors import ModelError
 from workers.protocol import Message, ModelSpec, Request, token_hash
-from workers.render import Renderer
+from workers.render import Rendered, Renderer
 from workers.tiny_zoo import TURNS
 
 BARE = "{% for turn in messages %}{{ turn['role'] + ': ' + turn['content'] + '\n' }}{% endfor %}"
@@ -289,3 +290,40 @@ def test_a_fallback_template_is_used_only_without_one_of_the_tokenizers_own(toke
     assert Renderer(spec(bare, fallback_template=BARE), None).text(turn) == "user: q\n"
     assert "user: q" not in Renderer(spec(tokenizer("llama"), fallback_template=BARE), None).text(turn)
     assert Renderer(spec(bare, chat_template="", fallback_template=BARE), None).text(turn) == ""
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many requests each call makes anew."""
+    own, calls = Renderer._made, []
+
+    def made(self: Renderer, requests: Sequence[Request]) -> list[Rendered]:
+        calls.append(len(requests))
+        return own(self, requests)
+
+    monkeypatch.setattr(Renderer, "_made", made)
+    return calls
+
+
+def test_what_was_rendered_ahead_is_given_once(renderers: list[Renderer], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch)
+    asked = [request("one"), request("two"), request("one"), request("three")]
+    for renderer in renderers:
+        whole = renderer.render(asked)
+        assert renderer.ahead(asked) == whole
+        calls.clear()
+        assert renderer.render(asked[1:]) == whole[1:]
+        assert calls == [], "all were made ahead"
+        assert renderer.render(asked) == whole
+        assert calls == [4], "and are kept no longer"
+
+
+def test_no_more_tokens_are_kept_than_memory_allows(renderers: list[Renderer], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [request(answer) for answer in ("one", "two", "three", "four")]
+    for renderer in renderers:
+        lengths = [len(row.ids) for row in renderer.render(asked)]
+        with monkeypatch.context() as patch:
+            patch.setattr(render, "KEPT_TOKENS", sum(lengths[:2]))
+            whole = renderer.ahead(asked)
+            calls = counted(patch)
+            assert renderer.render(asked) == whole
+        assert calls == [2]

@@ -33,6 +33,9 @@ CLASSES = {
 """By kind of request, the class of transformers that loads such a checkpoint."""
 
 
+_LAST: list[tuple[ModelSpec, Renderer]] = []
+
+
 def hook(spec: ModelSpec, name: str) -> Any:
     """What the model's family brings for the transformers engine under that name, None where it brings nothing."""
     return getattr(plugins.resolve("workers.families", spec.family), name, None)
@@ -80,10 +83,19 @@ def text_config(config: Any) -> Any:
 
 
 def renderer_of(spec: ModelSpec, config: Any) -> Renderer:
-    """The renderer, limited to the positions that the model can tell apart."""
+    """The renderer, limited to the positions that the model can tell apart.
+
+    A process has one model, which is asked for first by the preflight and then by the engine: the last one is kept,
+    with what it rendered ahead.
+    """
+    for known, renderer in _LAST:
+        if known == spec:
+            return renderer
     text = text_config(config)
     context = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    return Renderer(spec, context and context - first_position(text), hook(spec, "render"))
+    made = Renderer(spec, context and context - first_position(text), hook(spec, "render"))
+    _LAST[:] = [(spec, made)]
+    return made
 
 
 def first_position(text: Any) -> int:

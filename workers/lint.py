@@ -31,7 +31,7 @@ def lint(renderer: Renderer, requests: Sequence[Request], vocabulary: int | None
 
     `vocabulary` is the number of rows of the model's embedding, None when unknown.
     """
-    rendered = renderer.render(requests)
+    rendered = renderer.ahead(requests)
     findings = [
         *(_template_findings(renderer) if renderer.own is None else ()),
         _special_token_finding(renderer, rendered),

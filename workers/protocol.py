@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -254,4 +255,4 @@ class ShardReport:
 
 def token_hash(ids: Sequence[int]) -> str:
     """Hash of token ids: the proof of what the model saw."""
-    return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in ids)).hexdigest()[:32]
+    return hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()[:32]

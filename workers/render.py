@@ -24,6 +24,9 @@ PROMPT_TOKENS = 128
 REFERENCE_LENGTH = 2048
 """The reference cuts what it takes log-probabilities of at this length, whatever the model's context (`dpo.py`)."""
 
+KEPT_TOKENS = 2**21
+"""Tokens that are kept at most between a preflight and the scores: all of RewardBench, some 80 MB."""
+
 
 @dataclass(frozen=True)
 class Rendered:
@@ -71,6 +74,7 @@ class Renderer:
             )
         self.spec = spec
         self.own = own
+        self._kept: dict[str, Rendered] = {}
         given = spec.chat_template
         self.template = _own_template(self.tokenizer, spec, own is None) if given is None else given
         self.limit = _limit(self.tokenizer, spec, context)
@@ -92,12 +96,27 @@ class Renderer:
 
     def render(self, requests: Sequence[Request]) -> list[Rendered]:
         """The token ids of each request's prompt followed by its response, or by the header of an answer to write."""
+        held = [self._kept.pop(request.digest, None) for request in requests] if self._kept else [None] * len(requests)
+        missing = [request for request, row in zip(requests, held, strict=True) if row is None]
+        made = iter(self._made(missing) if missing else ())
+        return [next(made) if row is None else row for row in held]
+
+    def ahead(self, requests: Sequence[Request]) -> list[Rendered]:
+        """As `render`, which then gives each of these once more without making it."""
+        rows, tokens = self.render(requests), 0
+        for request, row in zip(requests, rows, strict=True):
+            tokens += len(row.ids)
+            if tokens > KEPT_TOKENS:
+                break
+            self._kept[request.digest] = row
+        return rows
+
+    def _made(self, requests: Sequence[Request]) -> list[Rendered]:
         if self.own is not None:
             return [self.own(self, request) for request in requests]
-        if requests and requests[0].kind == "logprob":
-            completion = self._reference_completion if self.spec.protocol == "reference" else self._completion
-            return [completion(request) for request in requests]
-        if requests and requests[0].kind == "generate":
+        if requests[0].kind == "logprob":
+            return self._completions(requests)
+        if requests[0].kind == "generate":
             return [self._question(request) for request in requests]
         texts = [self.text(_conversation(request.prompt, request.responses[0])) for request in requests]
         return [self._rendered(text, row) for text, row in zip(texts, self._encode(texts), strict=True)]
@@ -117,16 +136,36 @@ class Renderer:
             kept = ids[:room] if self.spec.truncation_side == "right" else ids[-room:]
         return Rendered(text, tuple(kept), None, len(ids), doubled)
 
-    def _completion(self, request: Request) -> Rendered:
+    def _completions(self, requests: Sequence[Request]) -> list[Rendered]:
+        """Prompts and completions; every text is rendered once, and all are encoded in one call."""
+        said = dict.fromkeys((request.prompt, response) for request in requests for response in request.responses)
+        prompts = {prompt: self.text(prompt) for prompt, _ in said}
+        texts = {(prompt, response): self.text(_conversation(prompt, response)) for prompt, response in said}
+        if self.spec.protocol != "reference":
+            rows = self._encoded([*prompts.values(), *texts.values()])
+            asked = [(prompts[request.prompt], texts[request.prompt, request.responses[0]]) for request in requests]
+            return [self._completion(prompt, text, rows[prompt], rows[text]) for prompt, text in asked]
+        wholes = {key: prompts[key[0]] + text.replace(prompts[key[0]], "") for key, text in texts.items()}
+        rows = self._encoded([*prompts.values(), *wholes.values()], add_special_tokens=False)
+        parts = {key: self._reference_parts(rows[prompts[key[0]]], rows[whole]) for key, whole in wholes.items()}
+        made = []
+        for request in requests:
+            keys = [(request.prompt, response) for response in request.responses]
+            made.append(
+                self._reference_completion(prompts[request.prompt], texts[keys[0]], [parts[key] for key in keys])
+            )
+        return made
+
+    def _completion(
+        self, prompt_text: str, text: str, prompt_row: Mapping[str, list[int]], row: Mapping[str, list[int]]
+    ) -> Rendered:
         """Prompt and completion, divided after the tokens that the prompt's own rendering has in common with both.
 
         Too long: the prompt loses its beginning, all but a leading BOS and its last `PROMPT_TOKENS`, then the
         completion its end.
         """
-        prompt_text, text = self.text(request.prompt), self.text(_conversation(request.prompt, request.responses[0]))
-        alone, whole = (self._special_tokens(row) for row in self._encode([prompt_text, text]))
-        ids, doubled = whole[0], whole[2]
-        start = max(1, _common(alone[0], ids))
+        alone, (ids, _, doubled) = self._special_tokens(prompt_row)[0], self._special_tokens(row)
+        start = max(1, _common(alone, ids))
         prompt, completion = ids[:start], ids[start:]
         if self.limit is not None and len(ids) > self.limit:
             completion = completion[: self.limit - min(len(prompt), PROMPT_TOKENS, self.limit // 2)]
@@ -135,38 +174,42 @@ class Renderer:
         kept = tuple(prompt + completion)
         return Rendered(text, kept, None, len(ids), doubled, len(prompt), text.startswith(prompt_text))
 
-    def _reference_completion(self, request: Request) -> Rendered:
+    def _reference_completion(
+        self, prompt_text: str, text: str, parts: Sequence[tuple[list[int], list[int]]]
+    ) -> Rendered:
         """The tokens of rewardbench 0.1.4 (`DPOInference.tokenize_row`), defects and all.
 
         Every occurrence of the prompt's rendering is deleted from the conversation's; one BOS and one EOS are added
-        to what the template has; the longer response decides whether a prompt is cut to its last 128 tokens.
+        to what the template has; the longer response decides whether a prompt is cut to its last 128 tokens. `parts`
+        are those of the response that is scored, and of the other one.
         """
-        prompt_text = self.text(request.prompt)
-        texts = [self.text(_conversation(request.prompt, response)) for response in request.responses]
-        prompts, answers = zip(*(self._reference_parts(prompt_text, text) for text in texts), strict=True)
-        limit, longest = self.spec.max_length or REFERENCE_LENGTH, max(map(len, answers))
-        prompt, answer = prompts[0], answers[0]
+        (prompt, answer), longest = parts[0], max(len(other) for _, other in parts)
+        limit = self.spec.max_length or REFERENCE_LENGTH
         full_length, doubled = len(prompt) + len(answer), prompt[:1] * 2 == prompt[:2]
         if len(prompt) + longest > limit:
             prompt = prompt[-PROMPT_TOKENS:]
         if len(prompt) + longest > limit:
             answer = answer[: limit - PROMPT_TOKENS]
         ids = tuple(prompt + answer)
-        return Rendered(texts[0], ids, None, full_length, doubled, len(prompt), texts[0].startswith(prompt_text))
+        return Rendered(text, ids, None, full_length, doubled, len(prompt), text.startswith(prompt_text))
 
-    def _reference_parts(self, prompt_text: str, text: str) -> tuple[list[int], list[int]]:
+    def _reference_parts(
+        self, prompt: Mapping[str, list[int]], both: Mapping[str, list[int]]
+    ) -> tuple[list[int], list[int]]:
         """Prompt and answer ids: one token back where the boundary merged."""
-        texts = [prompt_text, prompt_text + text.replace(prompt_text, "")]
-        alone, whole = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        alone, whole = prompt["input_ids"], both["input_ids"]
         start = len(alone) if whole[: len(alone)] == alone else len(alone) - 1
         eos = self.tokenizer.eos_token_id
         bos = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else eos
         return [bos, *whole[:start]], [*whole[start:], eos]
 
-    def _encode(self, texts: list[str], limit: int | None = None) -> list[Mapping[str, list[int]]]:
-        if not texts:
-            return []
-        rows = self.tokenizer(texts, truncation=limit is not None, max_length=limit, verbose=False)
+    def _encoded(self, texts: Sequence[str], **options: Any) -> dict[str, Mapping[str, list[int]]]:
+        """The row of every text that differs."""
+        distinct = list(dict.fromkeys(texts))
+        return dict(zip(distinct, self._encode(distinct, **options), strict=True))
+
+    def _encode(self, texts: list[str], limit: int | None = None, **options: Any) -> list[Mapping[str, list[int]]]:
+        rows = self.tokenizer(texts, truncation=limit is not None, max_length=limit, verbose=False, **options)
         return [{name: rows[name][index] for name in rows} for index in range(len(texts))]
 
     def _rendered(self, text: str, row: Mapping[str, list[int]]) -> Rendered:
