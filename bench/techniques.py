@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -84,23 +85,34 @@ def _replace(owner: Any, name: str, value: Any) -> None:
     setattr(owner, name, value)
 
 
-def matmul_rates(sizes: Sequence[int]) -> dict[str, float]:
-    """FLOP/s of large float32 matrices by library, the best of several tries and sizes.
+@dataclass
+class Rates:
+    """FLOP/s of large float32 matrices by library: the best of several tries and sizes, and of all tries together.
 
-    `torch.mm` is MKL's in the builds for x86, which is not the fastest on every processor; oneDNN comes with torch too.
+    The best is what the processor can do undisturbed; all together are, as scoring is, whatever the machine's other
+    users left.
     """
+
+    best: dict[str, float]
+    together: dict[str, float]
+
+
+def matmul_rates(sizes: Sequence[int]) -> Rates:
+    """Those of `torch.mm` (MKL in the builds for x86, not the fastest on every processor) and of the oneDNN in torch."""
     ways: dict[str, Callable[[Any, Any], Any]] = {"torch.mm": torch.mm}
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         ways["oneDNN"] = lambda one, other: torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], "")
-    best = dict.fromkeys(ways, 0.0)
+    took: dict[str, list[tuple[int, float]]] = {name: [] for name in ways}
     with torch.inference_mode():
         for size in sizes:
             one, other = torch.rand(size, size), torch.rand(size, size)
             for name in [*ways] * MATMUL_REPEATS:
                 started = time.perf_counter()
                 ways[name](one, other)
-                best[name] = max(best[name], 2 * size**3 / (time.perf_counter() - started))
-    return best
+                took[name].append((2 * size**3, time.perf_counter() - started))
+    best = {name: max(work / seconds for work, seconds in tries) for name, tries in took.items()}
+    sums = {name: [sum(column) for column in zip(*tries, strict=True)] for name, tries in took.items()}
+    return Rates(best, {name: work / seconds for name, (work, seconds) in sums.items()})
 
 
 def asked(family: str, rows: list[dict[str, Any]], model: Any) -> list[Request]:
@@ -137,12 +149,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     outputs = loaded.run(requests)
     seconds = time.perf_counter() - started
     peak = resident("VmHWM") - imported
+    rates = [before, matmul_rates(options.matmul)]
     if unscored := [output for output in outputs if not isinstance(output, Output)]:
         raise RuntimeError(f"{len(unscored)} conversations were not scored: {unscored[0]}")
     return {
         "scoring": seconds,
         "load": load,
-        "matmul": [before, matmul_rates(options.matmul)],
+        "matmul": [rate.best for rate in rates],
+        "matmul_together": [rate.together for rate in rates],
         "peak_bytes": peak,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

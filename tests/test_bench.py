@@ -144,7 +144,8 @@ def technique(checkpoint: Path, rows: Path, off: str, *words: str) -> dict[str, 
     )
     found: dict[str, Any] = json.loads(line)
     assert found["scoring"] > 0
-    assert all(rate > 0 for rates in found["matmul"] for rate in rates.values())
+    for best, together in zip(found["matmul"], found["matmul_together"], strict=True):
+        assert all(0 < together[name] <= best[name] * 1.000001 for name in best)
     return found
 
 
