@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from orchestrator.pin import pin_model
-from workers import heads, packed, packing, readout
+from workers import packed, packing, readout
 from workers.engines import transformers as engine
 from workers.families import dpo, scalar
 from workers.protocol import Message, Output, Request
+from workers.vocabulary import Vocabulary
 
 MATMUL_REPEATS = 5
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -53,19 +54,19 @@ def whole_layer(entry: dict[str, Any]) -> None:
 
 def all_logits(entry: dict[str, Any]) -> None:
     """The full vocabulary for every token, of the prompt too, and for a conversation at once."""
-    own = heads.CausalLM._logprobs
+    own = Vocabulary.logprobs
 
     def logprobs(self: Any, hidden: Any, ids: Any, index: Any, places: Any) -> Any:
         for row in range(len(hidden)):
-            self._logits(hidden[row, : places[index == row].max()]).float().log_softmax(-1)
+            self.logits(hidden[row, : places[index == row].max()]).float().log_softmax(-1)
         return own(self, hidden, ids, index, places)
 
-    _replace(heads.CausalLM, "_logprobs", logprobs)
+    _replace(Vocabulary, "logprobs", logprobs)
 
 
 def no_logits(entry: dict[str, Any]) -> None:
     """Hidden states only, no log-probabilities: the memory of weights and activations."""
-    _replace(heads.CausalLM, "_logprobs", lambda *given: torch.zeros(len(given[-1]), dtype=torch.float64))
+    _replace(Vocabulary, "logprobs", lambda *given: torch.zeros(len(given[-1]), dtype=torch.float64))
 
 
 SWITCHES: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -98,7 +99,7 @@ class Rates:
 
 
 def matmul_rates(sizes: Sequence[int]) -> Rates:
-    """Those of `torch.mm` (MKL in the builds for x86, not the fastest on every processor) and of the oneDNN in torch."""
+    """Those of `torch.mm` (MKL in the builds for x86, not the fastest on every processor) and of torch's oneDNN."""
     ways: dict[str, Callable[[Any, Any], Any]] = {"torch.mm": torch.mm}
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         ways["oneDNN"] = lambda one, other: torch.ops.mkldnn._linear_pointwise(one, other, None, "none", [], "")

@@ -17,13 +17,14 @@ from orchestrator.benchmarks import Example
 from orchestrator.pin import pin_model
 from orchestrator.plan import make_plan
 from tests.conftest import Cli
-from workers import heads
+from workers import vocabulary
 from workers.checkpoint import config_of, renderer_of
 from workers.engines import transformers as engine
 from workers.errors import InputError, ModelError
 from workers.families import dpo
 from workers.protocol import Measurement, Message, Model, Request, measure
 from workers.render import Renderer
+from workers.vocabulary import Vocabulary
 
 PROMPT = (Message("user", "What is a prime?"),)
 RESPONSES = ("A number with two divisors.", "No idea, sorry.", "", "日本語 \U0001f600", "long " * 120)
@@ -76,31 +77,61 @@ def test_a_log_probability_depends_on_no_batch_and_no_chunk(
     alone = [output.value for output in engine.load(spec).run(requests())]
     batched = [output.value for output in engine.load(replace(spec, token_budget=10_000)).run(requests())]
     assert batched == pytest.approx(alone, rel=1e-6)
-    monkeypatch.setattr(heads, "CHUNK_LOGITS", 3 * 2000)
-    chunked = [output.value for output in engine.load(spec).run(requests())]
-    assert chunked == pytest.approx(alone, rel=1e-6)
+    for tile in ((3, 2000), (2000, 7), (5, 64)):
+        monkeypatch.setattr(vocabulary, "TILES", {"cpu": tile})
+        cut = [output.value for output in engine.load(spec).run(requests())]
+        assert cut == pytest.approx(alone, rel=1e-6)
 
 
-def test_logits_are_never_held_for_more_than_a_chunk(
+def held(loaded: engine.TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Tokens and columns of all logits that a run makes after its probe."""
+    made, sizes = Vocabulary.logits, []
+
+    def watched(self: Vocabulary, hidden: Any, columns: slice | None = None) -> Any:
+        logits = made(self, hidden, columns)
+        sizes.append(tuple(logits.shape[-2:]))
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Vocabulary, "logits", watched)
+        loaded.run(requests())
+    return sizes[1:]
+
+
+def test_logits_are_never_held_for_more_than_a_tile(
     model: Callable[..., Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heads, "CHUNK_LOGITS", 7 * 2000)
-    monkeypatch.setattr(heads, "CHUNK_TOKENS", 5)
     loaded = engine.load(model().streams[0])
-    head, sizes = loaded._head, []
-    made = head._logits
+    layer = loaded._head.model.get_output_embeddings()
+    monkeypatch.setattr(vocabulary, "TILES", {"cpu": (7, 50)})
+    sizes = held(loaded, monkeypatch)
+    assert max(tokens for tokens, _ in sizes) == 7
+    assert max(columns for _, columns in sizes) == 50
+    monkeypatch.setattr(layer, "forward", layer.forward)  # as oneDNN's stands there
+    monkeypatch.setattr(vocabulary, "WHOLE_LOGITS", 7 * len(layer.weight))
+    for fewest, most in ((5, 7), (9, 9)):
+        monkeypatch.setattr(vocabulary, "WHOLE_TOKENS", fewest)
+        loaded._head._checked = False
+        sizes = held(loaded, monkeypatch)
+        assert max(tokens for tokens, _ in sizes) == most
+        assert {columns for _, columns in sizes} == {len(layer.weight)}
 
-    def watched(hidden: Any) -> Any:
-        sizes.append(hidden.shape[-2])
-        return made(hidden)
 
-    monkeypatch.setattr(head, "_logits", watched)
-    loaded.run(requests())
-    assert max(sizes[1:]) == 7, "all but the first call, the probe"
-    monkeypatch.setattr(heads, "CHUNK_TOKENS", 9)
-    sizes.clear()
-    loaded.run(requests())
-    assert max(sizes) == 9, "so many tokens at least"
+def test_a_sum_over_slices_is_that_of_the_whole_vocabulary(model: Callable[..., Model]) -> None:
+    """Also where a slice has no finite logit, and where the largest one comes last."""
+    import torch
+
+    loaded = engine.load(model().streams[0])
+    made = Vocabulary(loaded._head.model)
+    logits = torch.randn(40, 300, generator=torch.Generator().manual_seed(0)) * 30
+    logits[:10, :100], logits[10:20, 250:], logits[20:30, 299] = -torch.inf, -torch.inf, 500.0
+    made.logits = lambda states, columns=None: logits[:, columns or slice(None)].clone()  # type: ignore[method-assign]
+    wanted = torch.arange(40) * 7 % 150 + 100
+    exact = logits.double().log_softmax(-1).gather(1, wanted[:, None])[:, 0]
+    for width in (1, 64, 100, 300):
+        slices = [slice(start, start + width) for start in range(0, 300, width)]
+        assert torch.allclose(made._chosen(logits, wanted, slices).double(), exact, rtol=1e-6, atol=1e-5)
+    assert torch.allclose(made._chosen(logits, wanted, [None]).double(), exact, rtol=1e-6, atol=1e-5)
 
 
 def test_logits_that_are_made_otherwise_are_refused(model: Callable[..., Model]) -> None:
@@ -285,11 +316,3 @@ def test_outputs_become_measurements_with_their_extra_numbers(model: Callable[..
     asked = requests()[0]
     output = engine.load(model().streams[0]).run([asked])[0]
     assert measure("f", asked, output).extra == output.extra != {}
-
-
-def test_the_sum_over_the_vocabulary_is_torchs_to_the_bit() -> None:
-    import torch
-
-    logits = torch.randn(40, 3000, generator=torch.Generator().manual_seed(0)) * 30
-    wanted = logits.logsumexp(-1)
-    assert torch.equal(heads._logsumexp(logits), wanted)

@@ -17,6 +17,7 @@ from workers.protocol import ModelSpec
 from workers.readout import reading
 from workers.render import Rendered
 from workers.sampling import sampling_of
+from workers.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,6 @@ class Answer:
     extra: Mapping[str, float] = field(default_factory=dict)
     written: tuple[int, ...] | None = None
 
-
-CHUNK_LOGITS, CHUNK_TOKENS = 2**23, 256
-"""Logits held at a time, 32 MiB of float32, but those of so many tokens at least, since every chunk reads the whole
-output embedding: memory does not grow with vocabulary times length."""
 
 PROBE_TOKENS, PROBE_TOLERANCE = 8, 1e-2
 
@@ -78,10 +75,7 @@ class CausalLM:
         self._checked = False
 
     def read(self, rows: Sequence[Rendered], inputs: Mapping[str, Any]) -> list[Answer]:
-        """Hidden states of the whole batch, logits of completion tokens only and in chunks.
-
-        A token's logits stand one position before it.
-        """
+        """Hidden states of the whole batch, logits of completion tokens only, one position before each."""
         import torch
 
         if not self._checked:
@@ -91,48 +85,17 @@ class CausalLM:
             hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
         index = torch.tensor([at for at, span in enumerate(spans) for _ in span], device=hidden.device)
         places = torch.tensor([place for span in spans for place in span], device=hidden.device)
-        found = self._logprobs(hidden, inputs["input_ids"], index, places)
+        found = Vocabulary(self.model).logprobs(hidden, inputs["input_ids"], index, places)
         return [_summed(part) for part in found.split([len(span) for span in spans])]
-
-    def _logprobs(self, hidden: Any, ids: Any, index: Any, places: Any) -> Any:
-        """Log-probabilities in float64 of the tokens at `places` of the rows `index`, both of shape [tokens]."""
-        import torch
-
-        step = max(CHUNK_TOKENS, CHUNK_LOGITS // self.model.config.get_text_config().vocab_size)
-        found = []
-        for row, place in zip(index.split(step), places.split(step), strict=True):
-            logits = self._logits(hidden[row, place - 1]).float()
-            chosen = logits.gather(1, ids[row, place][:, None])[:, 0]
-            found.append((chosen - _logsumexp(logits)).double())
-            del logits  # before those of the next chunk are made
-        return torch.cat(found)
 
     def _check(self, ids: Any) -> None:
         """Our logits must be those of the model's own `forward`: an architecture may have a scaling of its own."""
         own = self.model(ids, use_cache=False).logits.float()
-        made = self._logits(self.model.base_model(ids, use_cache=False).last_hidden_state).float()
+        made = Vocabulary(self.model).logits(self.model.base_model(ids, use_cache=False).last_hidden_state).float()
         if (own - made).abs().max().item() > PROBE_TOLERANCE * max(1.0, own.abs().max().item()):
             name = type(self.model).__name__
             raise ModelError(f"model {self._spec.name!r}: {name} makes its logits in a way that is not supported")
         self._checked = True
-
-    def _logits(self, hidden: Any) -> Any:
-        """As the model's own `forward` makes them: some scale or cap what the output embedding gives, here in place."""
-        config = self.model.config.get_text_config()
-        logits = self.model.get_output_embeddings()(hidden)
-        scale, divisor = getattr(config, "logit_scale", 1.0), getattr(config, "logits_scaling", 1.0)
-        cap = getattr(config, "final_logit_softcapping", None)
-        if scale != 1.0:
-            logits.mul_(scale)
-        if divisor != 1.0:
-            logits.div_(divisor)
-        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
-
-
-def _logsumexp(logits: Any) -> Any:
-    """As `torch.logsumexp` of [tokens, vocabulary] over the last, in the memory of `logits`, which are lost."""
-    largest = logits.amax(-1, keepdim=True)
-    return logits.sub_(largest).exp_().sum(-1).log_().add_(largest[:, 0])
 
 
 def _summed(logprobs: Any) -> Answer:

@@ -27,12 +27,12 @@ from workers.heads import HEADS, Answer, Head
 from workers.protocol import Finding, Kind, ModelSpec, Output, Request, Unscored
 from workers.render import Rendered
 
-VERSION = "4"
+VERSION = "5"
 PACKAGES = ("torch", "transformers", "tokenizers")
 NEEDS_WEIGHTS = True
 KINDS: tuple[Kind, ...] = ("reward", "preference", "logprob", "generate")
 
-CPU_TOKENS, GPU_TOKENS, GPU_MOST_TOKENS = 1024, 8192, 32768
+CPU_TOKENS, GPU_TOKENS, GPU_MOST_TOKENS = 2048, 8192, 32768
 """Tokens in a forward pass: on a CPU, where more of them gain nothing; on a GPU at first; there at most, once memory
 was measured."""
 
