@@ -64,8 +64,8 @@ USABLE = 0.92
 """Of the memory: the rest is lost to fragments."""
 PASS_TOKENS = 8192
 """Tokens of a packed pass that must fit, as the engine starts with."""
-LOGITS_BYTES = 2 * 4 * 2**24
-"""Of one chunk of logits in float32 and its softmax (`workers.heads`)."""
+LOGITS_BYTES = (4 + 2) * 2**25
+"""Of one tile of logits in float32 and in the dtype of the weights (`workers.vocabulary`)."""
 SEQUENCES, SEQUENCE_TOKENS = 8, 2048
 """Conversations whose keys and values must fit at the same time where vLLM serves, and their tokens."""
 SMALL = 10**9
