@@ -327,3 +327,14 @@ def test_no_more_tokens_are_kept_than_memory_allows(renderers: list[Renderer], m
             calls = counted(patch)
             assert renderer.render(asked) == whole
         assert calls == [2]
+
+
+def test_many_texts_take_several_calls_of_the_tokenizer(
+    renderers: list[Renderer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [request(answer) for answer in ("one", "two", "three", "four", "five")]
+    for renderer in renderers:
+        whole = renderer.render(asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(render, "ENCODED", 2)
+            assert renderer.render(asked) == whole

@@ -32,8 +32,8 @@ CLASSES = {
 }
 """By kind of request, the class of transformers that loads such a checkpoint."""
 
-
 _LAST: list[tuple[ModelSpec, Renderer]] = []
+"""The renderer that was made last, and whose it is."""
 
 
 def hook(spec: ModelSpec, name: str) -> Any:

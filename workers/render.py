@@ -28,6 +28,10 @@ KEPT_TOKENS = 2**21
 """Tokens that are kept at most between a preflight and the scores: all of RewardBench, some 80 MB."""
 
 
+ENCODED = 1024
+"""Texts of one call of the tokenizer: enough for all cores, and what it makes takes far more memory than ids."""
+
+
 @dataclass(frozen=True)
 class Rendered:
     """What the model sees of one request.
@@ -137,7 +141,7 @@ class Renderer:
         return Rendered(text, tuple(kept), None, len(ids), doubled)
 
     def _completions(self, requests: Sequence[Request]) -> list[Rendered]:
-        """Prompts and completions; every text is rendered once, and all are encoded in one call."""
+        """Prompts and completions; every text is rendered and encoded once."""
         said = dict.fromkeys((request.prompt, response) for request in requests for response in request.responses)
         prompts = {prompt: self.text(prompt) for prompt, _ in said}
         texts = {(prompt, response): self.text(_conversation(prompt, response)) for prompt, response in said}
@@ -148,13 +152,10 @@ class Renderer:
         wholes = {key: prompts[key[0]] + text.replace(prompts[key[0]], "") for key, text in texts.items()}
         rows = self._encoded([*prompts.values(), *wholes.values()], add_special_tokens=False)
         parts = {key: self._reference_parts(rows[prompts[key[0]]], rows[whole]) for key, whole in wholes.items()}
-        made = []
-        for request in requests:
-            keys = [(request.prompt, response) for response in request.responses]
-            made.append(
-                self._reference_completion(prompts[request.prompt], texts[keys[0]], [parts[key] for key in keys])
-            )
-        return made
+        keys = [[(request.prompt, response) for response in request.responses] for request in requests]
+        return [
+            self._reference_completion(prompts[own[0][0]], texts[own[0]], [parts[key] for key in own]) for own in keys
+        ]
 
     def _completion(
         self, prompt_text: str, text: str, prompt_row: Mapping[str, list[int]], row: Mapping[str, list[int]]
@@ -209,8 +210,12 @@ class Renderer:
         return dict(zip(distinct, self._encode(distinct, **options), strict=True))
 
     def _encode(self, texts: list[str], limit: int | None = None, **options: Any) -> list[Mapping[str, list[int]]]:
-        rows = self.tokenizer(texts, truncation=limit is not None, max_length=limit, verbose=False, **options)
-        return [{name: rows[name][index] for name in rows} for index in range(len(texts))]
+        found: list[Mapping[str, list[int]]] = []
+        for first in range(0, len(texts), ENCODED):
+            some = texts[first : first + ENCODED]
+            rows = self.tokenizer(some, truncation=limit is not None, max_length=limit, verbose=False, **options)
+            found += [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+        return found
 
     def _rendered(self, text: str, row: Mapping[str, list[int]]) -> Rendered:
         ids, type_ids, doubled = self._special_tokens(row)
