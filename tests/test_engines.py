@@ -15,12 +15,12 @@ import pytest
 from orchestrator.choose import is_installed
 from orchestrator.pin import pin_model
 from tests.fake_endpoint import serving
+from tests.test_render import counted
 from workers import plugins
 from workers.actor import Worker
 from workers.engines import transformers as engine
 from workers.errors import ModelError
 from workers.protocol import Message, ModelSpec, Output, Request, Shard, Unscored
-from workers.render import Rendered, Renderer
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.vllm) if name == "vllm" else name
@@ -222,14 +222,7 @@ def test_pickled_weights_need_permission(checkpoint: Callable[..., Path], tmp_pa
 def test_what_the_preflight_rendered_is_scored_without_rendering_again(
     checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[int] = []
-    own = Renderer._made
-
-    def counted(self: Renderer, requests: Sequence[Request]) -> list[Rendered]:
-        made.append(len(requests))
-        return own(self, requests)
-
-    monkeypatch.setattr(Renderer, "_made", counted)
+    made = counted(monkeypatch)
     worker = Worker(pinned(checkpoint("llama")), lambda *_: None)
     asked = tuple(map(request, ("one", "two", "three")))
     worker.lint(asked)
