@@ -80,17 +80,22 @@ def load(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def _reached(record: Record) -> float:
+    """FLOP/s of scoring."""
+    return float(record["details"]["flops"]) / float(record["scoring"])
+
+
 def flop_share(record: Record) -> float:
     """FLOP/s of scoring over the fastest matrix product that any library reached before or after."""
     rate = max(value for rates in record["matmul"] for value in rates.values())
-    return float(record["details"]["flops"]) / float(record["scoring"]) / float(rate)
+    return _reached(record) / float(rate)
 
 
 def together_share(record: Record) -> float:
     """The same over the faster library's products of all tries together, before and after."""
     tries = record["matmul_together"]
     rate = max(sum(rates[name] for rates in tries) / len(tries) for name in tries[0])
-    return float(record["details"]["flops"]) / float(record["scoring"]) / float(rate)
+    return _reached(record) / float(rate)
 
 
 def computed_share(record: Record) -> float:
